@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class CorpusSequences:
-    """Documents of one split; every token but the first of each is predicted (`components.data_order.Sequences`)."""
+    """Documents of one split; every token but the first of each is predicted (`components.training.order.Sequences`)."""
 
     def __init__(self, shards: TokenShards) -> None:
         self.shards = shards

@@ -9,17 +9,18 @@ import numpy as np
 import torch
 
 from components.atomic import atomic_file
-from components.data_order import PackedLoader
-from components.fit import Outcome, Recipe, fit, write_curve
 from components.hardware import decide
 from components.models import build_model, load_tokenizer, save_model
-from components.optimizers import muon_and_adamw, warmup_stable_decay
 from components.packed import TokenShards
 from components.pretrain.card import model_card
 from components.pretrain.data import CorpusSequences
 from components.pretrain.plan import check, make_plan
 from components.sampling import complete
 from components.scoring import document_bits
+from components.training.loop import Outcome, Recipe, fit, write_curve
+from components.training.optimizers import muon_and_adamw
+from components.training.order import PackedLoader
+from components.training.schedules import warmup_stable_decay
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ConversationSequences:
-    """Encoded conversations; only answers count (`components.data_order.Sequences`).
+    """Encoded conversations; only answers count (`components.training.order.Sequences`).
 
     Conversations longer than `block` tokens are left out: cut, they would teach answers to questions unseen.
     `left_out` counts them.

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 import torch
 
 from components.conversations import CONVERSATIONS_FILE, read_conversations
-from components.data_order import IGNORED, PackedLoader
 from components.documents import TRAIN, VALIDATION
 from components.errors import InkwellError
-from components.fit import Recipe, fit, write_curve
 from components.hardware import decide
 from components.models import load_model, load_tokenizer, save_model
-from components.optimizers import adamw, muon_and_adamw, warmup_stable_decay
 from components.sft.data import ConversationSequences
 from components.sft.lora import add_adapters, merge_adapters
+from components.training.loop import Recipe, fit, write_curve
+from components.training.optimizers import adamw, muon_and_adamw
+from components.training.order import IGNORED, PackedLoader
+from components.training.schedules import warmup_stable_decay
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

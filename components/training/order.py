@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from components.packing import pack
+from components.training.packing import pack
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,4 +1,4 @@
-"""Optimizers and the learning-rate schedule of `pretrain` and `sft`.
+"""Optimizers of `pretrain` and `sft`.
 
 Muon (Jordan et al. 2024, `torch.optim.Muon`) moves the matrices inside the blocks, AdamW everything else.
 """
@@ -61,11 +61,3 @@ def adamw(model: nn.Module, *, learning_rate: float, weight_decay: float) -> lis
 
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return [torch.optim.AdamW(trained, lr=learning_rate, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True)]
-
-
-def warmup_stable_decay(step: int, steps: int, warmup: int, decay_fraction: float) -> float:
-    """Factor of the peak learning rate at `step` of `steps`: linear rise, plateau, linear fall to zero (MiniCPM)."""
-    rise = min(1.0, (step + 1) / (warmup + 1))
-    decay_steps = decay_fraction * steps
-    fall = min(1.0, (steps - step) / decay_steps) if decay_steps else 1.0
-    return min(rise, fall)

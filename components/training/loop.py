@@ -21,9 +21,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.nn import functional
 
 from components.atomic import atomic_file
-from components.data_order import IGNORED, PackedLoader
-from components.exact_resume import ExactResume
 from components.progress import Bar
+from components.training.checkpoints import ExactResume
+from components.training.order import IGNORED, PackedLoader
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from components.models import build_model
-from components.optimizers import muon_and_adamw, warmup_stable_decay
+from components.training.optimizers import muon_and_adamw
+from components.training.schedules import warmup_stable_decay
 
 
 def test_schedule_rises_stays_and_falls_to_zero() -> None:

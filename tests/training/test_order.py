@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from components.data_order import IGNORED, PackedLoader, epoch_order
+from components.training.order import IGNORED, PackedLoader, epoch_order
 
 
 class Numbered:

@@ -2,7 +2,7 @@
 
 import random
 
-from components.packing import pack
+from components.training.packing import pack
 
 
 def _rows(lengths: list[int], capacity: int, window: int = 512) -> list[list[tuple[int, int, int]]]:
