@@ -106,7 +106,8 @@ def _code_hash(step: str) -> str:
     """Identity of the code that a step may run: its own package, and the modules and data files that steps share."""
     package = Path(__file__).parent
     digest = hashlib.sha256()
-    for file in sorted([*package.glob("*.py"), *package.glob("*/*.yaml"), *(package / step).rglob("*.py")]):
+    training = (package / "training").rglob("*.py")
+    for file in sorted([*package.glob("*.py"), *package.glob("*/*.yaml"), *training, *(package / step).rglob("*.py")]):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

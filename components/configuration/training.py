@@ -7,25 +7,164 @@ from pydantic import Field
 from components.configuration.strict import Section
 
 
+class Parallel(Section):
+    """Processes that train one model together; the outcome is the same within rounding however many there are."""
+
+    strategy: Literal["ddp", "fsdp2"] = Field(
+        "ddp",
+        description="several processes: ddp: each holds the whole model; fsdp2: weights are sharded (fully_shard)",
+    )
+    processes: int = Field(1, ge=1, description="training processes on each machine, or GPUs")
+    nodes: int = Field(
+        1, ge=1, description="machines; more than one needs torchrun, Slurm or Ray (docs/distributed.md)"
+    )
+    launcher: Literal["auto", "self", "torchrun", "slurm", "ray"] = Field(
+        "auto", description="who starts the processes; auto: torchrun or slurm where their variables are set, else self"
+    )
+    shard_optimizer: bool = Field(
+        False, description="ddp: each process holds its share of the optimizer's state (ZeRO stage 1)"
+    )
+    tensor: int = Field(1, ge=1, description="fsdp2: processes that share each matrix (tensor parallelism)")
+    sequence: bool = Field(False, description="fsdp2 with tensor > 1: norms work on shares of the sequence")
+    pipeline: int = Field(1, ge=1, description="stages of layers, one after the other (pipeline parallelism)")
+
+
 class Machine(Section):
     """How the machine at hand is used; the same choices hold for `pretrain`, `sft` and `align`."""
 
     device: Literal["cpu", "cuda", "mps", "auto"] = Field("cpu", description="cuda, mps: untested on this hardware")
-    precision: Literal["auto", "bf16", "fp32"] = Field(
-        "auto", description="auto: bf16 where a measured matrix product is faster in it"
+    precision: Literal["auto", "bf16", "fp32", "fp16", "fp8"] = Field(
+        "auto",
+        description="auto: bf16 where it is measured to be faster, else fp32; fp16 (with loss scaling) and fp8: CUDA only, untested on this hardware",
     )
     compile: Literal["auto", "on", "off"] = Field(
         "auto",
         description="torch.compile; auto: where a C++ compiler is found and the run is long enough to pay for it",
     )
-    threads: int | None = Field(None, ge=1, description="threads of a training process; null: one a core")
+    fused: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="faster equivalents of the model's modules while it trains; auto: where there are some for the architecture",
+    )
+    attention: Literal["auto", "sdpa", "flash", "eager"] = Field(
+        "auto", description="attention of the model's own modules; flash: flash-attention 2, CUDA only; auto: sdpa"
+    )
+    threads: int | None = Field(None, ge=1, description="threads of a training process; null: chosen by calibration")
+    calibrate: bool = Field(
+        True, description="try choices that are left open for some seconds and keep the fastest, once a machine"
+    )
+    parallel: Parallel = Field(default_factory=Parallel, description="several processes")
 
 
-class Pretrain(Section):
+class Checkpoints(Section):
+    """What is kept of a run while it works, and what of it afterwards."""
+
+    minutes: float = Field(2.0, gt=0, description="minutes between checkpoints; a killed run loses at most these")
+    keep_last: int = Field(2, ge=1, description="checkpoints that are kept, the newest")
+    keep_best: bool = Field(False, description="also keep the weights with the best validation, and end with them")
+    history_every: int | None = Field(
+        None,
+        ge=1,
+        description="steps between checkpoints that are kept for ever as model folders with their data position and validation; null: none",
+    )
+    other: Literal["fresh", "refuse"] = Field(
+        "fresh",
+        description="an unfinished run of another corpus or other hyper-parameters is found: fresh: start anew beside it; refuse: say so and end",
+    )
+
+
+class Anomalies(Section):
+    """Loss spikes, losses that are no number, and stalls: when they are seen, and what is done."""
+
+    window: int = Field(100, ge=10, description="steps whose loss and gradient norm tell what is usual")
+    z_score: float = Field(
+        8.0, gt=0, description="robust standard deviations above the window's median that make a spike"
+    )
+    spike: Literal["record", "skip", "roll_back", "stop"] = Field(
+        "record",
+        description="skip: leave the step out; roll_back: return to the last checkpoint and leave out its rows",
+    )
+    not_finite: Literal["skip", "roll_back", "stop"] = Field(
+        "skip", description="a loss or gradient that is infinite or no number"
+    )
+    maximum: int = Field(20, ge=1, description="steps that may be left out or rolled back before the run stops")
+    stall_factor: float = Field(
+        20.0, gt=1, description="a step that takes this many times the median is told as a stall"
+    )
+
+
+class Optimization(Section):
+    """What every training run has: work, optimizer, schedule, safety."""
+
+    steps: int = Field(300, ge=1, description="optimizer steps")
+    block: int = Field(256, ge=16, description="training sequence length, tokens")
+    micro_batch: int = Field(16, ge=1, description="sequences a forward pass")
+    accumulation: int = Field(1, ge=1, description="forward passes an optimizer step")
+    batch_ramp: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the run over which the batch grows from one forward pass a step to `accumulation`",
+    )
+    optimizer: Literal["muon", "adamw"] = Field(
+        "muon", description="muon: Muon for matrices, AdamW for the rest; adamw: AdamW for all"
+    )
+    matrix_learning_rate: float = Field(
+        0.02, gt=0, description="peak learning rate of Muon, for the matrices inside the blocks"
+    )
+    embedding_learning_rate: float = Field(0.1, gt=0, description="peak learning rate of AdamW for untied embeddings")
+    learning_rate: float = Field(
+        5e-3, gt=0, description="peak learning rate of AdamW for everything else (tied embeddings, head, norms)"
+    )
+    weight_decay: float = Field(0.1, ge=0, description="decoupled weight decay of the matrices")
+    schedule: Literal["warmup_stable_decay", "cosine", "linear", "noam"] = Field(
+        "warmup_stable_decay", description="course of the learning rate after the warm-up"
+    )
+    warmup_steps: int = Field(20, ge=0, description="steps of linear warm-up")
+    decay_fraction: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="warmup_stable_decay: share of the steps over which the rate falls to zero, at the end",
+    )
+    gradient_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    ema_decay: float = Field(
+        0.0, ge=0, lt=1, description="decay a step of the moving average of weights that the run ends with; 0: none"
+    )
+    activation_checkpointing: bool = Field(
+        False, description="compute activations again in the backward pass: less memory, a third more work"
+    )
+    validation_every: int = Field(100, ge=1, description="steps between validations")
+    checkpoints: Checkpoints = Field(default_factory=Checkpoints, description="checkpoints")
+    anomalies: Anomalies = Field(default_factory=Anomalies, description="what is done when a step goes wrong")
+
+
+class Dial(Section):
+    """One dial instead of many parameters: the plan is worked out from the corpus, the machine and this."""
+
+    minutes: float | None = Field(None, gt=0, description="minutes of training on the machine at hand")
+    parameters: int | None = Field(None, ge=10_000, description="parameters of the model")
+    keep: list[str] = Field(
+        default_factory=list,
+        description="parameters of `pretrain` that stay as written; all others of the plan are set",
+    )
+
+
+class Pretrain(Optimization):
     """A stock transformers decoder, trained by Lightning."""
 
-    architecture: Literal["qwen3", "llama"] = Field(
-        "qwen3", description="transformers class: Qwen3ForCausalLM (QK-norm) or LlamaForCausalLM"
+    dial: Dial = Field(
+        default_factory=Dial,
+        description="minutes or parameters given: shape, batch, steps, rates and decay below are set by the plan",
+    )
+    initial: str | None = Field(
+        None,
+        description="continue from these weights: a Hugging Face folder or a GGUF file; its shape replaces the one below",
+    )
+    extend_vocabulary: bool = Field(
+        False, description="initial: add the corpus tokenizer's pieces that the model's vocabulary lacks"
+    )
+    architecture: Literal["qwen3", "llama", "mistral", "gpt2", "mixtral", "mamba2"] = Field(
+        "qwen3", description="family of the transformers class; docs/architectures.md says what each exports to"
     )
     hidden_size: int = Field(256, ge=32, description="width; a multiple of 256 keeps llama.cpp's K-quants exact")
     layers: int = Field(8, ge=1, description="decoder blocks")
@@ -33,7 +172,11 @@ class Pretrain(Section):
     key_value_heads: int = Field(
         4, ge=1, description="heads of keys and values (grouped-query attention when fewer than heads)"
     )
-    feed_forward_size: int = Field(768, ge=32, description="inner width of the SwiGLU block")
+    feed_forward_size: int = Field(768, ge=32, description="inner width of the feed-forward block")
+    experts: int = Field(8, ge=2, description="mixtral: experts a block")
+    experts_per_token: int = Field(2, ge=1, description="mixtral: experts that each token goes through")
+    sliding_window: int | None = Field(None, ge=16, description="mistral: tokens that attention looks back; null: all")
+    state_size: int = Field(64, ge=8, description="mamba2: width of the recurrent state a head")
     tie_embeddings: bool = Field(
         False, description="one matrix for embeddings and head; untied learns faster, tied is smaller"
     )
@@ -42,35 +185,17 @@ class Pretrain(Section):
         ge=32,
         description="longest sequence the finished model accepts, tokens; positions beyond `block` are untrained",
     )
-    block: int = Field(256, ge=16, description="training sequence length, tokens")
-    micro_batch: int = Field(16, ge=1, description="sequences a forward pass")
-    accumulation: int = Field(2, ge=1, description="forward passes an optimizer step")
-    steps: int = Field(300, ge=1, description="optimizer steps")
-    matrix_learning_rate: float = Field(
-        0.02, gt=0, description="peak learning rate of Muon, for the matrices inside the blocks"
-    )
-    embedding_learning_rate: float = Field(0.1, gt=0, description="peak learning rate of AdamW for untied embeddings")
-    learning_rate: float = Field(
-        5e-3, gt=0, description="peak learning rate of AdamW for the head (tied embeddings included) and norms"
-    )
-    weight_decay: float = Field(0.1, ge=0, description="decoupled weight decay of the matrices")
-    warmup_steps: int = Field(20, ge=0, description="steps of linear warm-up")
-    decay_fraction: float = Field(
-        0.5, ge=0, le=1, description="share of the steps over which the learning rate falls to zero, at the end"
-    )
-    gradient_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout of attention weights")
-    checkpoint_minutes: float = Field(
-        2.0, gt=0, description="minutes between checkpoints; a killed run loses at most these"
+    residual_dropout: float = Field(
+        0.0, ge=0, lt=1, description="dropout of what attention and feed-forward blocks add, while training"
     )
-    validation_every: int = Field(100, ge=1, description="steps between validations")
     validation_documents: int = Field(
         400, ge=1, description="documents of a validation during training; the final one reads all"
     )
     sample_every: int = Field(200, ge=1, description="steps between samples written to the training log")
 
 
-class Sft(Section):
+class Sft(Optimization):
     """Supervised fine-tuning on conversations; the loss counts assistants' answers only."""
 
     method: Literal["full", "lora"] = Field(
@@ -78,8 +203,6 @@ class Sft(Section):
     )
     steps: int = Field(150, ge=1, description="optimizer steps")
     block: int = Field(256, ge=16, description="row length, tokens; longer conversations are left out and counted")
-    micro_batch: int = Field(16, ge=1, description="rows a forward pass")
-    accumulation: int = Field(1, ge=1, description="forward passes an optimizer step")
     matrix_learning_rate: float = Field(0.004, gt=0, description="peak learning rate of Muon (method full)")
     embedding_learning_rate: float = Field(
         0.01, gt=0, description="peak learning rate of AdamW for untied embeddings (method full)"
@@ -90,11 +213,10 @@ class Sft(Section):
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
     warmup_steps: int = Field(5, ge=0, description="steps of linear warm-up")
     decay_fraction: float = Field(0.9, ge=0, le=1, description="share of the steps over which the rate falls to zero")
-    gradient_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     lora_rank: int = Field(16, ge=1, description="rank of the adapters")
     lora_alpha: int = Field(32, ge=1, description="scale of the adapters")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout of the adapters' input")
-    checkpoint_minutes: float = Field(1.0, gt=0, description="minutes between checkpoints")
+    checkpoints: Checkpoints = Field(default_factory=lambda: Checkpoints(minutes=1.0), description="checkpoints")
     validation_every: int = Field(50, ge=1, description="steps between validations")
     validation_conversations: int = Field(200, ge=1, description="held-out conversations of a validation")
 

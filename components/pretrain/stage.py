@@ -75,7 +75,7 @@ def run(context: Context) -> None:
         bf16=choices.bf16,
         compile=choices.compile,
         device=choices.device,
-        checkpoint_minutes=parameters.checkpoint_minutes,
+        checkpoint_minutes=parameters.checkpoints.minutes,
         validation_every=parameters.validation_every,
         sample_every=parameters.sample_every,
     )

@@ -79,7 +79,7 @@ def run(context: Context) -> None:
         bf16=choices.bf16,
         compile=compiled,
         device=choices.device,
-        checkpoint_minutes=parameters.checkpoint_minutes,
+        checkpoint_minutes=parameters.checkpoints.minutes,
         validation_every=parameters.validation_every,
     )
     outcome = fit(

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch.nn import functional
 
 from components.atomic import atomic_file
 from components.progress import Bar
 from components.training.checkpoints import ExactResume
+from components.training.computation import Computation, StockComputation
 from components.training.order import IGNORED, PackedLoader
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class DecoderTraining(LightningModule):
         self.recipe = recipe
         self._optimizers = list(optimizers)
         self._peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
-        self._summed_loss = torch.compile(self._loss_sum) if recipe.compile else self._loss_sum
+        self.computation: Computation = StockComputation(model, bf16=recipe.bf16, compile=recipe.compile)
         self.curve: list[Row] = []
         self.samples: list[dict[str, Any]] = []
         self.step_count = 0
@@ -136,17 +136,6 @@ class DecoderTraining(LightningModule):
         self.earlier_seconds = state["seconds"]
         self.resumed_at = self.step_count
 
-    def _loss_sum(self, inputs: torch.Tensor, targets: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-        # a sequence sees itself alone, as it will when it is scored or answered; transformers takes a mask of this shape as it is
-        length = inputs.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool, device=inputs.device).tril()
-        visible_B1TT = ((numbers[:, :, None] == numbers[:, None, :]) & causal)[:, None]
-        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.recipe.bf16):
-            logits = self.model(input_ids=inputs, attention_mask=visible_B1TT, use_cache=False).logits
-        return functional.cross_entropy(
-            logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
-        )
-
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor], batch_index: int) -> None:
         """One optimizer step over all micro-batches of `batch`."""
         inputs_ABT, targets_ABT, numbers_ABT = batch
@@ -154,7 +143,7 @@ class DecoderTraining(LightningModule):
         factor = self.recipe.factor(self.step_count)
         total = 0.0
         for inputs_BT, targets_BT, numbers_BT in zip(inputs_ABT, targets_ABT, numbers_ABT, strict=True):
-            loss = self._summed_loss(inputs_BT, targets_BT, numbers_BT) / max(1, count)
+            loss = self.computation.loss_sum(inputs_BT, targets_BT, numbers_BT) / max(1, count)
             self.manual_backward(loss)
             total += loss.item()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip)
@@ -164,6 +153,7 @@ class DecoderTraining(LightningModule):
         for optimizer in self.optimizers():  # Lightning's wrappers: they keep its step count
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        self.computation.weights_changed()
         self.step_count += 1
         self.curve.append(
             {

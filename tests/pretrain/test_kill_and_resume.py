@@ -18,7 +18,7 @@ sampling: {maximum_tokens: 20}
 pretrain:
   {hidden_size: 64, layers: 2, heads: 2, key_value_heads: 2, feed_forward_size: 128, block: 64, micro_batch: 4,
    accumulation: 2, steps: 40, warmup_steps: 3, validation_every: 10, validation_documents: 10, sample_every: 20,
-   dropout: 0.1, checkpoint_minutes: 0.0005}
+   dropout: 0.1, checkpoints: {minutes: 0.0005}}
 """
 
 

@@ -18,7 +18,7 @@ PARAMS = """
 ingest: {sources: [{name: tiny, kind: path, location: poems.json}]}
 machine: {compile: "off", threads: 1}
 sft: {steps: 30, block: 128, micro_batch: 4, warmup_steps: 2, validation_every: 10, validation_conversations: 10,
-      checkpoint_minutes: 0.0005, lora_rank: 4}
+      checkpoints: {minutes: 0.0005}, lora_rank: 4}
 """
 
 
