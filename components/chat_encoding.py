@@ -1,6 +1,6 @@
 """Conversations as token ids, with the tokens marked that a model is to learn to write.
 
-A sequence is `<s>` and then `components.chat.render(messages)`. Only what a model writes itself is marked: each
+A sequence is the begin token and then `components.chat.render(messages)`. Only what a model writes itself is marked: each
 assistant's answer and the `<|im_end|>` that ends it. The line end behind it belongs to the template and is not.
 """
 
@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from components.chat import TURN_END, TURN_START, Message
-from components.models import BEGIN_ID
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -49,10 +48,11 @@ def encode_conversations(
             answers.append(False)
         ends.append(len(pieces))
     encoded = tokenizer(pieces, add_special_tokens=False)["input_ids"] if pieces else []
+    begin = int(tokenizer.bos_token_id)
     results = []
     start = 0
     for end in ends:
-        ids, mask = [BEGIN_ID], [False]
+        ids, mask = [begin], [False]
         for piece, is_answer in zip(encoded[start:end], answers[start:end], strict=True):
             ids += piece
             mask += [is_answer] * len(piece)

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from components.atomic import atomic_folder
 from components.errors import InkwellError
+from components.vocabulary import BEGIN_ID as BEGIN_ID
+from components.vocabulary import END_ID as END_ID
+from components.vocabulary import PADDING_ID as PADDING_ID
+from components.vocabulary import UNKNOWN_ID as UNKNOWN_ID
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-UNKNOWN_ID, BEGIN_ID, END_ID, PADDING_ID = 0, 1, 2, 3
 TOKENIZER_FILES = (
     "tokenizer.model",
     "tokenizer.json",
@@ -23,14 +26,24 @@ TOKENIZER_FILES = (
 
 
 def build_model(architecture: str, **shape: Any) -> PreTrainedModel:
-    """A freshly initialised decoder of `architecture` ("qwen3" or "llama") from its transformers configuration."""
-    from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+    """See `components.architectures.new_model`."""
+    from components.architectures import new_model
 
-    ids = {"bos_token_id": BEGIN_ID, "eos_token_id": END_ID, "pad_token_id": PADDING_ID}
-    common = {"tie_word_embeddings": True, "attn_implementation": "sdpa", "use_cache": True, **ids, **shape}
-    if architecture == "qwen3":
-        return Qwen3ForCausalLM(Qwen3Config(**common))
-    return LlamaForCausalLM(LlamaConfig(**common))
+    return new_model(architecture, **shape)
+
+
+def model_config(folder: Path) -> PreTrainedConfig:
+    """The transformers configuration of a model folder, with every default of its class filled in."""
+    from transformers import AutoConfig
+
+    if not (folder / "config.json").exists() or not (folder / "model.safetensors").exists():
+        raise InkwellError(f"{folder} is no model folder (config.json, model.safetensors): train first.")
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (ValueError, OSError) as error:
+        told = " ".join(str(error).split())
+        raise InkwellError(f"{folder / 'config.json'}: transformers cannot read it: {told[:200]}") from error
+    return config
 
 
 def load_model(folder: Path, dtype: str = "float32") -> PreTrainedModel:
@@ -39,14 +52,19 @@ def load_model(folder: Path, dtype: str = "float32") -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
+    from components.architectures import context_of
+
     logging.disable_progress_bar()  # a small model is there at once; a bar would be noise in every log
     if not (folder / "config.json").exists() or not (folder / "model.safetensors").exists():
         raise InkwellError(
             f"{folder} is no model folder (config.json, model.safetensors): train first, or give --model."
         )
+    # attention is SDPA wherever the class has it; a recurrent one has none, and refuses to be told
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=True, attn_implementation="sdpa"
+        folder, dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=True
     )
+    # recurrent models of other makers name no context; what reads a model here asks for one
+    model.config.max_position_embeddings = context_of(model.config)
     return model.eval()
 
 

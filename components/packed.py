@@ -116,7 +116,7 @@ class TokenShards:
     """One split of a packed corpus, memory-mapped: opening costs nothing, and pickling sends only its path.
 
     Attributes: `tokens` and `characters` (totals; characters without begin and end marks), `lengths` (int64 [D],
-    tokens of each document, marks included), `vocabulary`, `tokenizer_sha256` (of tokenizer.model), and
+    tokens of each document, marks included), `vocabulary`, `tokenizer_sha256` (of its file, `components.vocabulary.identity`), and
     `fingerprint`, which changes whenever a token or boundary of the split does.
     """
 

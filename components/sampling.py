@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from components.architectures import context_of
 from components.errors import InkwellError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def complete(
     from components.progress import bar
 
     encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
-    context = int(model.config.max_position_embeddings)
+    context = context_of(model.config)
     for index, ids in enumerate(encoded):
         if len(ids) >= context:
             raise InkwellError(
@@ -86,7 +87,7 @@ def stream(
 ) -> Iterator[str]:
     """The text of `complete(...)` for one prompt, piece by piece, as soon as whole characters are there."""
     ids = encode_prompt(tokenizer, prompt)
-    context = int(model.config.max_position_embeddings)
+    context = context_of(model.config)
     if len(ids) >= context:
         raise InkwellError(
             f"The prompt has {len(ids)} tokens, the model's context holds {context} with at least one new token: shorten the prompt."
@@ -141,42 +142,31 @@ def _draw(
 ) -> Iterator[tuple[int, int]]:
     """Decode a batch and yield (row, token) as tokens are drawn; a row's end token, if it comes, is its last.
 
-    Keys and values are cached. Prompts are padded on the left: padding is masked, has no position and does not count
-    as seen. Rows that have ended leave the batch. `streams[row]` picks the row's random numbers.
+    What was read is cached. Prompts are padded on the left: padding is masked, has no position and does not count as
+    seen. Rows that have ended leave the batch. `streams[row]` picks the row's random numbers.
     """
     import numpy as np
     import torch
 
-    from components.growing_cache import growing_cache
+    from components.growing_cache import Memory
 
     device = next(model.parameters()).device
     width = max(map(len, prompts))
-    room = int(model.config.max_position_embeddings)
+    room = context_of(model.config)
     limits = [min(settings.maximum_tokens, room - len(ids)) for ids in prompts]
     uniforms = np.stack([np.random.default_rng((seed, stream)).random(settings.maximum_tokens) for stream in streams])
     # Padding holds the begin token, which every row has seen anyway, so the penalty on seen tokens is not changed by it.
     padded = [[prompts[0][0]] * (width - len(ids)) + list(ids) for ids in prompts]
     seen = torch.tensor(padded, device=device)
-    mask = torch.tensor([[False] * (width - len(ids)) + [True] * len(ids) for ids in prompts], device=device)
-    itself = torch.eye(width, dtype=torch.bool, device=device)  # so that padding, too, has something to attend to
-    attention = (mask[:, None] & itself.new_ones(width, width).tril()) | itself
-    positions = (mask.long().cumsum(1) - 1).clamp(min=0)
-    inputs = seen
     chooser = Chooser(settings)
     rows = list(range(len(prompts)))  # the prompt that each row of the tensors belongs to
     alive = [True] * len(prompts)
-    cache = growing_cache()
+    memory = Memory(model.config, list(map(len, prompts)), device)
+    arguments = memory.first(seen)
     for step in range(max(limits)):
         # Entered anew at each step: a generator must not leave inference mode on in its caller between tokens.
         with torch.inference_mode():
-            output = model(
-                input_ids=inputs,
-                attention_mask=attention[:, None],
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
+            output = model(**arguments, use_cache=True, logits_to_keep=1)
             tokens = chooser(seen, output.logits[:, -1].float(), uniforms[rows, step])
         drawn = list(zip(rows, tokens.tolist(), strict=True))
         yield from ((row, token) for row, token in drawn if alive[row])
@@ -186,16 +176,14 @@ def _draw(
         if not kept:
             return
         with torch.inference_mode():
-            positions = positions[:, -1:] + 1
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
             if chooser.needs_seen:
                 seen = torch.cat([seen, tokens[:, None]], 1)
             if len(kept) <= _COMPACT * len(rows):
                 index = torch.tensor(kept, device=device)
-                cache.batch_select_indices(index)
-                seen, mask, positions, tokens = (tensor[index] for tensor in (seen, mask, positions, tokens))
+                memory.keep(index)
+                seen, tokens = seen[index], tokens[index]
                 rows = [rows[place] for place in kept]
-            inputs, attention = tokens[:, None], mask[:, None]
+            arguments = memory.next(tokens)
 
 
 class Chooser:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from components.architectures import context_of
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -73,7 +75,7 @@ def trained_length(model: PreTrainedModel) -> int:
 
     `pretrain` leaves it in the configuration; for other models it is their context.
     """
-    return int(getattr(model.config, "trained_length", model.config.max_position_embeddings))
+    return int(getattr(model.config, "trained_length", context_of(model.config)))
 
 
 def bits_per_character(bits: NDArray[np.float64], contents: Sequence[str]) -> float:

@@ -47,6 +47,7 @@ class Step:
     section: str | None = None
     sections_read: Sequence[str] = ()  # further sections that change the outcome
     optional: Sequence[str] = ()  # inputs that the step can do without
+    together: bool = False  # several processes may work on it (`machine.parallel`)
 
 
 @dataclass
@@ -201,7 +202,7 @@ def main(step: Step, argv: Sequence[str] | None = None) -> int:
 
             print(describe(step.section or step.name))
             return 0
-        _run(step, arguments)
+        return _run(step, arguments, sys.argv[1:] if argv is None else argv)
     except InkwellError as error:
         print(f"{step.name}: {error}", file=sys.stderr)
         return 2
@@ -227,12 +228,30 @@ def main(step: Step, argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(step: Step, arguments: argparse.Namespace) -> None:
+def _run(step: Step, arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     from components.configuration import load
+
+    if not step.together:
+        _work(step, arguments, load(arguments.params, arguments.set))
+        return 0
+    from components.processes import here, one_voice, run_together
+
+    place = here()
+    with one_voice(place):  # a mistake in the parameters is met by all processes, and told by one
+        configuration = load(arguments.params, arguments.set)
+
+        def work() -> int:
+            _work(step, arguments, configuration, leader=place.leader)
+            return 0
+
+        return run_together(place, configuration.machine, f"components.{step.name}", argv, work)
+
+
+def _work(step: Step, arguments: argparse.Namespace, configuration: Configuration, leader: bool = True) -> None:
+    """Run the step's function; of several processes the leader alone keeps the record and the figures."""
     from components.tracking import Recorder
 
     started = time.monotonic()
-    configuration = load(arguments.params, arguments.set)
     inputs = {name: Path(getattr(arguments, name)) for name in step.inputs}
     outputs = {name: Path(getattr(arguments, name)) for name in step.outputs}
     for name, path in inputs.items():
@@ -241,7 +260,7 @@ def _run(step: Step, arguments: argparse.Namespace) -> None:
             raise InkwellError(
                 f"{path} (--{name.replace('_', '-')}) does not exist: run the step that writes it first, or `dvc repro {step.name}`."
             )
-    recorder = Recorder.start(step, configuration, inputs)
+    recorder = Recorder.start(step, configuration, inputs) if leader else Recorder()
     context = Context(step, configuration, inputs, outputs, recorder)
     function = _resolve(step.function)
     try:
@@ -249,6 +268,8 @@ def _run(step: Step, arguments: argparse.Namespace) -> None:
     except BaseException:
         recorder.finish("FAILED", context.metrics, outputs)
         raise
+    if not leader:
+        return
     context.metrics["seconds"] = round(time.monotonic() - started + context.earlier_seconds, 2)
     context.metrics["peak_gib"] = round(peak_gib(), 3)
     write_metrics(arguments.metrics, context.metrics)

@@ -318,7 +318,7 @@ def prepared(folder: Path, overrides: Sequence[str]) -> Bench:
 
 def default_jobs() -> int:
     """One cell on each core."""
-    from components.hardware import choose_threads
+    from components.cores import choose_threads
 
     return choose_threads(None)
 

@@ -26,24 +26,9 @@ if TYPE_CHECKING:
 
 def model_parameters(parameters: Pretrain, vocabulary: int) -> int:
     """Parameters of the model that `pretrain` would build; nothing is allocated."""
-    import torch
+    from components.architectures import count
 
-    from components.models import build_model
-
-    with torch.device("meta"):
-        model = build_model(
-            parameters.architecture,
-            vocab_size=vocabulary,
-            hidden_size=parameters.hidden_size,
-            num_hidden_layers=parameters.layers,
-            intermediate_size=parameters.feed_forward_size,
-            num_attention_heads=parameters.heads,
-            num_key_value_heads=parameters.key_value_heads,
-            head_dim=parameters.hidden_size // parameters.heads,
-            max_position_embeddings=parameters.context,
-            tie_word_embeddings=parameters.tie_embeddings,
-        )
-    return sum(parameter.numel() for parameter in model.parameters())
+    return count(parameters, vocabulary).total
 
 
 def steps_of(

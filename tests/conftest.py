@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Each recorded step starts a process that speaks with MLflow; the tests of tracking switch it on again.
 os.environ["INKWELL_TRACKING"] = "off"
 
+ARCHIVE = "0123456789abcdef" * 4  # the hash that `raw_folder` says of its source
 SHARED_WAR_AND_PEACE = Path(__file__).parents[2] / "shared" / "data" / "war-and-peace"
 
 
@@ -25,6 +28,23 @@ def clean_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("clean")
     write_documents(folder / "documents.parquet", clean_rows(), clean_schema())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def raw_folder(tmp_path_factory: pytest.TempPathFactory, clean_folder: Path) -> Path:
+    """`data/raw` of the tiny corpus, as far as the export reads it."""
+    folder = tmp_path_factory.mktemp("raw")
+    shutil.copyfile(clean_folder / "documents.parquet", folder / "documents.parquet")
+    source = {
+        "name": "tiny",
+        "kind": "npm",
+        "location": "tiny-poems",
+        "version": "1.0.0",
+        "license": "MIT",
+        "sha256": ARCHIVE,
+    }
+    (folder / "sources.json").write_text(json.dumps([source]), encoding="utf-8")
     return folder
 
 
@@ -57,11 +77,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path)
     """An untrained model folder: 2 layers, 256 wide, the tiny tokenizer; fast to load and to run."""
     import torch
 
-    from components.models import build_model, load_tokenizer, save_model
+    from components.architectures import new_model
+    from components.models import load_tokenizer, save_model
 
     folder = tmp_path_factory.mktemp("models") / "base"
     torch.manual_seed(0)
-    model = build_model(
+    model = new_model(
         "qwen3",
         vocab_size=len(load_tokenizer(tokenizer_folder)),
         hidden_size=256,

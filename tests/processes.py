@@ -35,10 +35,10 @@ def finish(process: subprocess.Popen[str], status: int = 0) -> str:
 
 def kill_between_checkpoints(process: subprocess.Popen[str], work: Path) -> None:
     """SIGKILL once the process has written two checkpoints of its own."""
-    before = {p.stat().st_mtime_ns for p in work.glob("*/last.ckpt")}
+    before = {p.stat().st_mtime_ns for p in work.glob("*/checkpoints/rows-*")}
     seen: set[int] = set()
     while len(seen) < 2 and process.poll() is None:
-        for path in work.glob("*/last.ckpt"):
+        for path in work.glob("*/checkpoints/rows-*"):
             try:
                 seen.add(path.stat().st_mtime_ns)
             except FileNotFoundError:  # it is being replaced

@@ -97,7 +97,28 @@ VALUES: dict[str, Any] = {
     },
     "tokenizer": {"vocabulary": 420, "character_coverage": 1.0, "digits": "whole", "sample_characters": 9000},
     "tokenize": {"shard_tokens": 5000, "workers": 2},
-    "machine": {"device": "auto", "precision": "fp32", "compile": "on", "threads": 1},
+    "machine": {
+        "device": "auto",
+        "precision": "fp32",
+        "compile": "on",
+        "fused": "off",
+        "attention": "eager",
+        "threads": 1,
+        "calibrate": False,
+        "micro_batch_parts": 2,
+        "allocator": "off",
+        # tests/training/test_distributed.py starts several processes
+        "parallel": {
+            "strategy": "ddp",
+            "processes": 1,
+            "nodes": 1,
+            "launcher": "auto",
+            "shard_optimizer": False,
+            "tensor": 1,
+            "sequence": False,
+            "pipeline": 1,
+        },
+    },
     "pretrain": {
         "architecture": "llama",
         "hidden_size": 128,
@@ -119,7 +140,31 @@ VALUES: dict[str, Any] = {
         "decay_fraction": 0.3,
         "gradient_clip": 0.5,
         "dropout": 0.1,
-        "checkpoints": {"minutes": 0.01},
+        # tests/pretrain/test_dial.py and tests/components/test_initial.py have these
+        "dial": {"minutes": None, "parameters": None, "keep": []},
+        "initial": None,
+        "initial_sha256": None,
+        "extend_vocabulary": 0,
+        # tests/test_every_architecture.py has these
+        "experts": 8,
+        "experts_per_token": 2,
+        "sliding_window": None,
+        "state_size": 64,
+        "residual_dropout": 0.1,
+        "batch_ramp": 0.4,
+        "optimizer": "adamw",
+        "schedule": "cosine",
+        "ema_decay": 0.5,
+        "activation_checkpointing": True,
+        "checkpoints": {"minutes": 0.01, "keep_last": 1, "keep_best": True, "history_every": 2, "other": "refuse"},
+        "anomalies": {
+            "window": 12,
+            "z_score": 9.0,
+            "spike": "skip",
+            "not_finite": "stop",
+            "maximum": 5,
+            "stall_factor": 30.0,
+        },
         "validation_every": 3,
         "validation_documents": 5,
         "sample_every": 3,
@@ -155,7 +200,20 @@ VALUES: dict[str, Any] = {
         "lora_rank": 2,
         "lora_alpha": 4,
         "lora_dropout": 0.1,
-        "checkpoints": {"minutes": 0.01},
+        "batch_ramp": 0.4,
+        "optimizer": "adamw",
+        "schedule": "cosine",
+        "ema_decay": 0.5,
+        "activation_checkpointing": True,
+        "checkpoints": {"minutes": 0.01, "keep_last": 1, "keep_best": True, "history_every": 2, "other": "refuse"},
+        "anomalies": {
+            "window": 12,
+            "z_score": 9.0,
+            "spike": "skip",
+            "not_finite": "stop",
+            "maximum": 5,
+            "stall_factor": 30.0,
+        },
         "validation_every": 2,
         "validation_conversations": 4,
     },
@@ -208,6 +266,32 @@ _AS_BY_DEFAULT = {
     "tracking.enabled",
     "tag.judge.address",
     "tag.executor",
+    *(
+        f"machine.parallel.{name}"
+        for name in (
+            "strategy",
+            "processes",
+            "nodes",
+            "launcher",
+            "shard_optimizer",
+            "tensor",
+            "sequence",
+            "pipeline",
+        )
+    ),
+    *(f"pretrain.dial.{name}" for name in ("minutes", "parameters", "keep")),
+    *(
+        f"pretrain.{name}"
+        for name in (
+            "initial",
+            "initial_sha256",
+            "extend_vocabulary",
+            "experts",
+            "experts_per_token",
+            "sliding_window",
+            "state_size",
+        )
+    ),
 }
 
 

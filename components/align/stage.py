@@ -46,7 +46,8 @@ def run(context: Context) -> None:
 
     from components.align.optimization import encode_pairs, longest, optimize
     from components.atomic import atomic_folder
-    from components.hardware import choose_bf16, choose_threads
+    from components.cores import choose_threads
+    from components.hardware import choose_bf16
     from components.models import load_model, load_tokenizer, save_model
 
     settings, machine = context.configuration.align, context.configuration.machine

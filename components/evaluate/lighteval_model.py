@@ -17,8 +17,10 @@ from lighteval.models.model_output import ModelResponse
 from lighteval.tasks.requests import Doc
 from lighteval.utils.cache_management import SampleCache
 
+from components.architectures import context_of
 from components.chat import escape, render
-from components.models import BEGIN_ID, END_ID, load_model, load_tokenizer
+from components.evaluate.lighteval_tasks import ENDED
+from components.models import load_model, load_tokenizer
 from components.progress import Bar, bar
 from components.sampling import complete
 from components.scoring import document_bits
@@ -60,7 +62,7 @@ class FolderModel(LightevalModel):
     @property
     def max_length(self) -> int:
         """The model's context, tokens."""
-        return int(self.model.config.max_position_embeddings)
+        return context_of(self.model.config)
 
     def loglikelihood(self, docs: list[Doc]) -> list[ModelResponse]:
         """Log-likelihood of each choice after the query, nats.
@@ -72,6 +74,7 @@ class FolderModel(LightevalModel):
             return self._in_order(docs, lambda part: self._choices(part, shown), _SCORED_TOGETHER)
 
     def _choices(self, docs: Sequence[Doc], shown: Bar) -> list[ModelResponse]:
+        begin = int(self._tokenizer.bos_token_id)
         sequences: list[tuple[list[int], int]] = []
         for doc in docs:
             encoded = self._encode([doc.query + choice for choice in doc.choices])
@@ -79,7 +82,7 @@ class FolderModel(LightevalModel):
             while all(shared < len(ids) - 1 and ids[shared] == encoded[0][shared] for ids in encoded):
                 shared += 1
             dropped = min(shared, max(0, 1 + max(map(len, encoded)) - self.max_length))
-            sequences += [([BEGIN_ID, *ids[dropped:]][: self.max_length], 1 + shared - dropped) for ids in encoded]
+            sequences += [([begin, *ids[dropped:]][: self.max_length], 1 + shared - dropped) for ids in encoded]
         scores = iter(ending_logprobs(self.model, sequences))
         responses = [ModelResponse(logprobs=[next(scores) for _ in doc.choices]) for doc in docs]
         shown.advance(len(docs))
@@ -89,10 +92,12 @@ class FolderModel(LightevalModel):
         """Log-likelihood of whole documents, the begin token before and (where `ended`) the end mark counted, nats."""
         import numpy as np
 
+        begin, end = int(self._tokenizer.bos_token_id), int(self._tokenizer.eos_token_id)
+
         def score(part: Sequence[Doc]) -> list[ModelResponse]:
             encoded = self._encode([doc.choices[0] for doc in part])
             tokens = [
-                np.asarray([BEGIN_ID, *ids, *([END_ID] if doc.specific and doc.specific["ended"] else [])])
+                np.asarray([begin, *ids, *([end] if doc.specific and doc.specific["ended"] else [])])
                 for doc, ids in zip(part, encoded, strict=True)
             ]
             shown.advance(len(part))
@@ -120,8 +125,7 @@ class FolderModel(LightevalModel):
             return [
                 ModelResponse(
                     text=[completion.text],
-                    # the end mark of either kind is kept as one token: it is how metrics see that a text ended
-                    output_tokens=[[*completion.tokens, END_ID] if completion.finished else list(completion.tokens)],
+                    output_tokens=[[*completion.tokens, ENDED] if completion.finished else list(completion.tokens)],
                 )
                 for completion in completions
             ]

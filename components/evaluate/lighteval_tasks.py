@@ -23,14 +23,14 @@ from lighteval.tasks.requests import Doc, SamplingMethod
 from components.evaluate.form import judge
 from components.evaluate.intervals import ratio_stderr
 from components.evaluate.questions import BITS, NEXT_LINE
-from components.models import END_ID
 
 SPLIT = "validation"
+ENDED = -1  # stands for the end mark of either kind, which tokenizers number differently, at the end of an answer
 
 
 def ended(tokens: Sequence[int]) -> bool:
     """Whether generated tokens end with the end mark: the model stopped by itself."""
-    return bool(len(tokens)) and int(tokens[-1]) == END_ID
+    return bool(len(tokens)) and int(tokens[-1]) == ENDED
 
 
 class CharacterCount(Preparator):

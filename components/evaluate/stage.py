@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 MODELS = ("base", "sft", "aligned")
 RESULTS_FILE, GENERATIONS_FILE, NEXT_LINE_FILE = "results.json", "generations.parquet", "next_line.parquet"
 _SHARED = (
+    "architectures",
     "chat",
     "growing_cache",
     "models",

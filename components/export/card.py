@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from components.architectures import context_of, of
 from components.configuration import Sampling
 from components.export.comparison import Comparison
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 SMALLEST_SHOWN = 1e-6  # nats: below this, rounding differs from one processor to the next
 
@@ -28,7 +32,7 @@ class Figures:
     stage: str
     architecture: str
     parameters: int
-    config: Mapping[str, Any]
+    config: PreTrainedConfig
     train_documents: int
     train_characters: int
     validation_documents: int
@@ -86,10 +90,9 @@ def model_card(figures: Figures, comparison: Comparison | None, sizes: Mapping[s
         "",
         "## Shape",
         "",
-        f"{figures.architecture}, {config['num_hidden_layers']} layers, {config['hidden_size']} wide, "
-        f"{config['num_attention_heads']} attention heads ({config.get('num_key_value_heads', config['num_attention_heads'])} of keys and values), "
-        f"feed-forward {config['intermediate_size']}, vocabulary {config['vocab_size']:,} (SentencePiece BPE with byte fallback), "
-        f"context {config['max_position_embeddings']:,} tokens. sha256 of the model folder that it was exported from: `{model_hash}`.",
+        f"{figures.architecture}, {config.num_hidden_layers} layers, {config.hidden_size} wide, {_inside(config)}, "
+        f"vocabulary {config.vocab_size:,} (SentencePiece BPE with byte fallback), "
+        f"context {context_of(config):,} tokens. sha256 of the model folder that it was exported from: `{model_hash}`.",
         "",
         "## Use",
         "",
@@ -131,6 +134,20 @@ def model_card(figures: Figures, comparison: Comparison | None, sizes: Mapping[s
         else "The licences of the sources are in the table above; not all of them are stated or the same.",
     ]
     return "\n".join([*front, "", *body]) + "\n"
+
+
+def _inside(config: PreTrainedConfig) -> str:
+    """What a block is made of."""
+    if of(config).recurrent:
+        return f"{config.num_heads} state-space heads of {config.head_dim} by {config.state_size}"
+    heads = config.num_attention_heads
+    inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size
+    words = f"{heads} attention heads ({getattr(config, 'num_key_value_heads', heads)} of keys and values)"
+    if getattr(config, "sliding_window", None):
+        words += f" that look back {config.sliding_window:,} tokens"
+    if experts := getattr(config, "num_local_experts", None):
+        return f"{words}, {experts} experts of feed-forward {inner}, {config.num_experts_per_tok} a token"
+    return f"{words}, feed-forward {inner}"
 
 
 def _usage(figures: Figures) -> str:

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.architectures import context_of
 from components.errors import InkwellError
 from components.export.llama_cpp import LlamaCpp
-from components.models import END_ID, load_model, load_tokenizer
+from components.models import load_model, load_tokenizer
 from components.progress import bar
 
 if TYPE_CHECKING:
@@ -84,8 +85,8 @@ def compare(
     import torch
 
     model, tokenizer = load_model(folder), load_tokenizer(folder)
-    context = int(model.config.max_position_embeddings)
-    encoded = [[*tokenizer.encode(text), END_ID][: min(LONGEST, context)] for text in documents]
+    context = context_of(model.config)
+    encoded = [[*tokenizer.encode(text), int(tokenizer.eos_token_id)][: min(LONGEST, context)] for text in documents]
     tokens = min(tokens, context // 2)
     prompts = [text for text in prompts if len(tokenizer.encode(text)) + tokens <= context]
     if not prompts:
@@ -161,7 +162,7 @@ def _agreement(found: Sequence[int], expected: Sequence[int]) -> float:
 
 def _characters(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> int:
     """Characters that `ids` spell, an end mark counted as one."""
-    return len(tokenizer.decode(ids, skip_special_tokens=True)) + (ids[-1] == END_ID)
+    return len(tokenizer.decode(ids, skip_special_tokens=True)) + int(ids[-1] == tokenizer.eos_token_id)
 
 
 def _greedy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompt: str, tokens: int) -> list[int]:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.chat import Message, render
-from components.errors import InkwellError
-from components.models import TOKENIZER_FILES
+from components.models import TOKENIZER_FILES, model_config
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
     from components.configuration import Configuration, Sampling
     from components.export.comparison import Comparison
     from components.export.tensor_types import Choice
@@ -65,13 +66,9 @@ def export(
 
     parameters = configuration.export
     formats = list(dict.fromkeys(parameters.formats))
-    if not (folder / "config.json").exists() or not (folder / "model.safetensors").exists():
-        raise InkwellError(
-            f"{folder} is no model folder (config.json, model.safetensors): run the step that writes it again."
-        )
-    if formats:
-        read_config(folder)  # refuse before any work what GGUF cannot hold
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    # with formats: refuse before any work what GGUF cannot hold
+    config = read_config(folder) if formats else model_config(folder)
+    architecture = (config.architectures or [config.model_type])[0]
     size = count_parameters(folder, config)
     name = f"inkwell-{configuration.language}-{size_label(size)}"
     sources = read_sources(inputs["raw"])
@@ -97,7 +94,7 @@ def export(
         name=name,
         language=configuration.language,
         stage=parameters.model,
-        architecture=config["architectures"][0],
+        architecture=architecture,
         parameters=size,
         config=config,
         sources=sources,
@@ -119,7 +116,7 @@ def export(
     manifest = {
         "name": name,
         "model": parameters.model,
-        "architecture": config["architectures"][0],
+        "architecture": architecture,
         "parameters": size,
         "language": configuration.language,
         # what a server can be tried with, in the words of OpenAI's interface
@@ -199,17 +196,17 @@ def write_huggingface(folder: Path, target: Path, sampling: Sampling, card: str)
     (target / "README.md").write_text(card, encoding="utf-8")
 
 
-def count_parameters(folder: Path, config: Mapping[str, Any]) -> int:
+def count_parameters(folder: Path, config: PreTrainedConfig) -> int:
     """Weights of a model folder; tied embeddings count once."""
     from math import prod
 
     from safetensors import safe_open
 
     with safe_open(folder / "model.safetensors", framework="np") as source:
-        names = list(source.keys())
-        tied = config.get("tie_word_embeddings") and "model.embed_tokens.weight" in names
         return sum(
-            prod(source.get_slice(name).get_shape()) for name in names if not (tied and name == "lm_head.weight")
+            prod(source.get_slice(name).get_shape())
+            for name in source.keys()  # noqa: SIM118 - no mapping
+            if not (name == "lm_head.weight" and config.tie_word_embeddings)
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from components.errors import InkwellError
 from components.step import content_hash
+from components.vocabulary import identity
 
 PARENTS: dict[str, list[str]] = {"base": [], "sft": ["base"], "aligned": ["sft"]}  # models by models
 
@@ -45,9 +46,7 @@ def describe_lineage(model: str, inputs: Mapping[str, Path]) -> list[dict[str, A
     `components.step.content_hash`, a file's is its plain sha256.
     """
     chain: list[dict[str, Any]] = []
-    tokenizer = inputs[model] / "tokenizer.model"
-    if not tokenizer.exists():
-        raise InkwellError(f"{tokenizer} does not exist: run the step that writes {inputs[model]} again.")
+    tokenizer = identity(inputs[model])
     current: str | None = model
     while current is not None:
         parents = PARENTS[current]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from components.errors import InkwellError
-from components.ingest.locations import own_path
+from components.fetching.locations import own_path
 from components.ingest.records import Record, as_json
 
 if TYPE_CHECKING:

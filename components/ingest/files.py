@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.errors import InkwellError
-from components.ingest.cache import file_hash
-from components.ingest.locations import own_path
+from components.fetching.cache import file_hash
+from components.fetching.locations import own_path
 from components.ingest.members import File, natural, printable
 from components.progress import bar
 

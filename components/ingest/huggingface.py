@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.errors import InkwellError
-from components.ingest.cache import check_hash
+from components.fetching.cache import check_hash
+from components.fetching.locations import own_path, public_location, without_secrets
 from components.ingest.files import folder_files, together
-from components.ingest.locations import own_path, public_location, without_secrets
 
 if TYPE_CHECKING:
     from components.configuration import Source

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from components.errors import InkwellError
+from components.fetching.locations import public_location
 from components.ingest.addresses import blocker, screened
 from components.ingest.faults import Limits
 from components.ingest.files import local_files, together
 from components.ingest.formats import read_records, to_record
-from components.ingest.locations import public_location
 from components.ingest.long_documents import cut
 from components.ingest.members import File, Member, Selection, distinct, members, natural
 from components.ingest.records import Record
@@ -231,7 +231,7 @@ def _parts(record: Record, maximum: int) -> Iterator[Record]:
 
 
 def _file_records(source: Source, account: Account, parameters: Ingest) -> Iterator[tuple[Record, str, str]]:
-    from components.ingest.cache import check_hash
+    from components.fetching.cache import check_hash
 
     files = _located(source)
     account.location = public_location(source)
@@ -323,7 +323,7 @@ def _from_path(source: Source) -> list[File]:
 
 
 def _from_address(source: Source) -> list[File]:
-    from components.ingest.download import expand, fetch, file_name
+    from components.fetching.download import expand, fetch, file_name
     from components.ingest.recognise import with_suffix
 
     addresses = expand(source.location)
@@ -339,7 +339,7 @@ def _from_address(source: Source) -> list[File]:
 
 
 def _from_registry(source: Source) -> list[File]:
-    from components.ingest.registries import fetch_npm, fetch_pypi
+    from components.fetching.registries import fetch_npm, fetch_pypi
 
     assert source.version is not None
     assert source.sha256 is not None

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from components.errors import InkwellError
+from components.fetching.locations import public
 from components.ingest.charsets import declared_by_header, decode
 from components.ingest.encodings import Readable
-from components.ingest.locations import public
 from components.ingest.pages import LARGEST_PAGE, read_bounded, to_document
 from components.ingest.records import Record, as_json, without_text
 

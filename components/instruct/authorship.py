@@ -134,9 +134,9 @@ def _log_likelihoods(
     import torch
 
     from components.chat import escape
-    from components.models import BEGIN_ID
     from components.progress import bar
 
+    begin = int(tokenizer.bos_token_id)
     context = int(model.config.max_position_embeddings)
     given = tokenizer([escape(before) for before, _ in questions], add_special_tokens=False)["input_ids"]
     whole = tokenizer([escape(before + after) for before, after in questions], add_special_tokens=False)["input_ids"]
@@ -144,7 +144,7 @@ def _log_likelihoods(
     for index, (start, tokens) in enumerate(zip(given, whole, strict=True)):
         # A token may span the seam; then it counts as scored.
         shared = next((i for i, (a, b) in enumerate(zip(start, tokens, strict=False)) if a != b), len(start))
-        sequences.append((index, [BEGIN_ID, *tokens][:context], 1 + shared))
+        sequences.append((index, [begin, *tokens][:context], 1 + shared))
     sequences.sort(key=lambda sequence: len(sequence[1]), reverse=True)
     scores = [0.0] * len(questions)
     decoder, unembed = model.base_model, model.get_output_embeddings()

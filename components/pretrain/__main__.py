@@ -13,6 +13,7 @@ STEP = Step(
     inputs={"tokens": "data/tokens", "tokenizer": "models/tokenizer"},
     outputs={"model": "models/base", "curve": "data/curves/pretrain.csv", "samples": "data/samples/pretrain.jsonl"},
     sections_read=("machine", "sampling"),
+    together=True,
 )
 
 if __name__ == "__main__":

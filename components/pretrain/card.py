@@ -15,6 +15,21 @@ def _public(source: Source) -> str:
     return f" `{source.location}`{f' {source.version}' if source.version else ''}"
 
 
+def intermediate_card(configuration: Configuration) -> str:
+    """The card of a model that is kept from the midst of a run; `position.json` beside it says from where."""
+    return f"""---
+language: {configuration.language}
+library_name: transformers
+pipeline_tag: text-generation
+tags: [inkwell, {configuration.pretrain.architecture}, checkpoint]
+---
+# Base model, unfinished
+
+A {configuration.pretrain.architecture} decoder from the midst of its training by Inkwell, kept for those who study how it
+learns. `position.json` holds its step, how much of which data it had seen, and its validation.
+"""
+
+
 def model_card(configuration: Configuration, plan: str, bits_per_character: float) -> str:
     """Markdown with the front matter that Hugging Face reads."""
     parameters = configuration.pretrain

@@ -1,45 +1,129 @@
-"""What a run will do, worked out and checked before it starts."""
+"""What a run will do, worked out and checked before it starts, and held against what it did."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from components import architectures
 from components.errors import InkwellError
+from components.pretrain.cost import operations_a_token, peak_gib
 
 if TYPE_CHECKING:
+    from components.architectures import Count
     from components.configuration import Pretrain
     from components.packed import TokenShards
+    from components.pretrain.dial import CorpusFacts
+    from components.pretrain.pace import Pace
+    from components.scaling import Law
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to: positions seen, seconds of training steps (nothing else), largest memory."""
+
+    tokens: int
+    seconds: float
+    peak_gib: float
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Size of the model and of the work. `operations` = 6 N D floating-point operations (Kaplan et al. 2020)."""
+    """Size of the model and of the work.
 
+    parameters, active, multiplied: as `components.architectures.Count`; tokens: positions of all rows, of which a few per
+    cent are padding; fresh_tokens: of the corpus that teach as much, repeated ones discounted; operations: of all passes
+    (`cost.operations_a_token`), the optimizer's left out; seconds: of training steps, None where no pace is known;
+    peak_gib: largest resident memory, roughly.
+    """
+
+    shape: str
     parameters: int
+    active: int
+    multiplied: int
     tokens: int
+    batch_tokens: int
+    steps: int
     epochs: float
+    fresh_tokens: float
     operations: float
+    seconds: float | None
+    peak_gib: float
+    minutes_allowed: float | None
 
     def __str__(self) -> str:
+        """What the model card says: nothing that depends on the machine."""
         return (
             f"{self.parameters / 1e6:.1f} M parameters, {self.tokens / 1e6:.2f} M tokens in "
             f"{self.epochs:.2f} epochs, {self.operations:.1e} operations"
         )
 
+    def lines(self) -> list[str]:
+        """The whole plan, for the person who waits for it."""
+        active = f", {_millions(self.active)} active" if self.active != self.parameters else ""
+        repeated = f", worth {_millions(self.fresh_tokens)} fresh ones" if self.epochs > 1 else ""
+        found = [
+            f"model: {self.shape}; {_millions(self.parameters)} parameters{active}, {_millions(self.multiplied)} in matrix products",
+            f"work: {_millions(self.tokens)} tokens in {self.steps:,} steps of {self.batch_tokens:,}, "
+            f"{self.epochs:.2f} passes over the corpus{repeated}",
+        ]
+        if self.seconds:
+            rate = self.operations / self.seconds
+            found.append(
+                f"cost: {self.operations:.2g} operations, {_minutes(self.seconds)} of training at {rate / 1e12:.3g} TFLOP/s "
+                f"({self.tokens / self.seconds:,.0f} tokens/s), {self.peak_gib:.1f} GiB"
+            )
+        else:
+            found.append(f"cost: {self.operations:.2g} operations, {self.peak_gib:.1f} GiB")
+        if self.minutes_allowed and self.seconds and self.seconds < 0.8 * 60 * self.minutes_allowed:
+            found.append(
+                f"of {self.minutes_allowed:g} minutes the plan uses {_minutes(self.seconds)}: this corpus has no more to "
+                "teach a model of any size that fits here"
+            )
+        return found
+
+    def compare(self, outcome: Outcome) -> tuple[str, dict[str, float]]:
+        """A line and metrics that hold the plan against what happened."""
+        metrics = {
+            "planned_tokens": float(self.tokens),
+            "planned_operations": self.operations,
+            "planned_peak_gib": round(self.peak_gib, 3),
+            "training_minutes": round(outcome.seconds / 60, 3),
+        }
+        parts = [f"tokens {_millions(outcome.tokens)} of {_millions(self.tokens)}"]
+        if self.seconds:
+            metrics["planned_minutes"] = round(self.seconds / 60, 3)
+            parts.append(
+                f"{_minutes(outcome.seconds)} of training against {_minutes(self.seconds)} ({_off(outcome.seconds, self.seconds)})"
+            )
+        parts.append(
+            f"{outcome.peak_gib:.2f} GiB against {self.peak_gib:.2f} ({_off(outcome.peak_gib, self.peak_gib)})"
+        )
+        return f"planned and done: {', '.join(parts)}", metrics
+
+
+def _millions(value: float) -> str:
+    for divisor, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= divisor:
+            return f"{value / divisor:.3g} {letter}"
+    return f"{value:.0f}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def _off(actual: float, planned: float) -> str:
+    return f"{actual / planned - 1:+.0%}"
+
 
 def check(parameters: Pretrain, train: TokenShards) -> None:
-    """Raise InkwellError for a shape that cannot be, or a corpus that cannot fill one batch."""
-    if parameters.hidden_size % parameters.heads:
-        raise InkwellError(
-            f"pretrain.hidden_size = {parameters.hidden_size} is no multiple of pretrain.heads = {parameters.heads}."
-        )
-    if (parameters.hidden_size // parameters.heads) % 2:
-        raise InkwellError("pretrain.hidden_size / pretrain.heads must be even: rotary embeddings turn pairs.")
-    if parameters.heads % parameters.key_value_heads:
-        raise InkwellError(
-            f"pretrain.heads = {parameters.heads} is no multiple of pretrain.key_value_heads = {parameters.key_value_heads}."
-        )
+    """Raise InkwellError for a shape that cannot be, or a corpus that cannot fill one batch.
+
+    Weights that a run continues from have the shape that they have.
+    """
+    if not parameters.initial:
+        architectures.check(parameters)
     if parameters.block > parameters.context:
         raise InkwellError(
             f"pretrain.block = {parameters.block} is longer than pretrain.context = {parameters.context}."
@@ -52,7 +136,41 @@ def check(parameters: Pretrain, train: TokenShards) -> None:
         )
 
 
-def make_plan(parameters: Pretrain, model_parameters: int, train: TokenShards) -> Plan:
-    """The plan of a run over `train`."""
-    tokens = parameters.block * parameters.micro_batch * parameters.accumulation * parameters.steps
-    return Plan(model_parameters, tokens, tokens / train.tokens, 6.0 * model_parameters * tokens)
+def planned(
+    parameters: Pretrain,
+    count: Count,
+    corpus: CorpusFacts,
+    vocabulary: int,
+    law: Law,
+    *,
+    pace: Pace | None = None,
+    bf16: bool = True,
+) -> Plan:
+    """The plan of a run with these parameters, as they are.
+
+    pace: without it, time is left open. `batch_ramp` is not counted: it makes more steps of the same rows.
+    """
+    batch = parameters.block * parameters.micro_batch * parameters.accumulation
+    tokens = batch * parameters.steps
+    seconds = pace.seconds_of_step(parameters, count, vocabulary, batch) * parameters.steps if pace else None
+    feed = f" and {parameters.feed_forward_size}" if "feed_forward_size" in _reads(parameters) else ""
+    tied = "tied" if parameters.tie_embeddings else "untied"
+    return Plan(
+        shape=f"{parameters.architecture}, {parameters.layers} layers {parameters.hidden_size}{feed} wide, embeddings {tied}",
+        parameters=count.total,
+        active=count.active,
+        multiplied=count.multiplied,
+        tokens=tokens,
+        batch_tokens=batch,
+        steps=parameters.steps,
+        epochs=tokens / corpus.tokens,
+        fresh_tokens=law.effective_tokens(tokens, corpus.tokens),
+        operations=operations_a_token(parameters, count) * tokens,
+        seconds=seconds,
+        peak_gib=peak_gib(parameters, count, vocabulary, bf16=bf16),
+        minutes_allowed=parameters.dial.minutes,
+    )
+
+
+def _reads(parameters: Pretrain) -> tuple[str, ...]:
+    return architectures.TABLE[parameters.architecture].reads

@@ -5,148 +5,93 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-
 from components.atomic import atomic_file
-from components.hardware import decide
-from components.models import build_model, load_tokenizer, save_model
+from components.hardware import achieved, choose_device
+from components.models import load_tokenizer, save_model
 from components.packed import TokenShards
-from components.pretrain.card import model_card
-from components.pretrain.data import CorpusSequences
-from components.pretrain.plan import check, make_plan
+from components.pretrain.beginning import begin
+from components.pretrain.card import intermediate_card, model_card
+from components.pretrain.data import CorpusSequences, HeldOut
+from components.pretrain.plan import Outcome as Done
+from components.processes import here
 from components.sampling import complete
-from components.scoring import document_bits
-from components.training.loop import Outcome, Recipe, fit, write_curve
-from components.training.optimizers import muon_and_adamw
-from components.training.order import PackedLoader
-from components.training.schedules import warmup_stable_decay
+from components.step import peak_gib
+from components.training.distributed import open_world
+from components.training.loop import Outcome, fit, write_curve
+from components.training.recipe import prepare
+from components.training.run import open_run
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from transformers import PreTrainedModel
 
-    from components.configuration import Pretrain
     from components.step import Context
 
 
 def run(context: Context) -> None:
     """Train `models/base` and write its curve, samples and metrics."""
-    parameters = context.configuration.pretrain
+    machine, asked = context.configuration.machine, context.configuration.pretrain
     tokens = context.inputs["tokens"]
     train, validation = TokenShards(tokens, "train"), TokenShards(tokens, "validation")
-    check(parameters, train)
     tokenizer = load_tokenizer(context.inputs["tokenizer"])
-    torch.manual_seed(context.seed)
-    model = _new_model(parameters, len(tokenizer))
-    count = sum(p.numel() for p in model.parameters())
-    plan = make_plan(parameters, count, train)
-    work = context.work_folder()
-    choices = decide(context.configuration.machine, plan.tokens, work)
-    torch.set_num_threads(choices.threads)
-    print(f"  plan: {plan}; {choices}", flush=True)
-    if choices.compile:
-        print("  compiling takes about a minute, once a machine", flush=True)
+    with open_world(here(), machine.parallel, choose_device(machine.device)) as world:
+        held = open_run(context, asked, world.leader)
+        begun = begin(asked, machine, train, tokenizer, held.work, context.seed, world)
+        parameters, choices, plan = begun.parameters, begun.choices, begun.plan
+        held_out = HeldOut(validation, parameters.validation_documents)
+        for line in [*plan.lines(), f"machine: {choices}"]:
+            print(f"  {line}", flush=True)
 
-    shown = _spread(validation, parameters.validation_documents)
-    characters = validation.characters + len(validation)  # each end mark is one
-    shown_share = sum(len(d) - 1 for d in shown) / (validation.tokens - len(validation))
+        def sample(current: PreTrainedModel) -> list[str]:
+            drawn = complete(current, tokenizer, [""] * 2, context.configuration.sampling, seed=context.seed)
+            return [completion.text for completion in drawn]
 
-    def validate(current: PreTrainedModel) -> dict[str, float]:
-        bits = document_bits(current, shown, autocast=choices.bf16)
-        return {"validation_bits_per_char": float(bits.sum()) / (characters * shown_share)}
+        def save(current: PreTrainedModel, folder: Path) -> None:
+            save_model(current, context.inputs["tokenizer"], folder, intermediate_card(context.configuration))
 
-    def sample(current: PreTrainedModel) -> list[str]:
-        drawn = complete(current, tokenizer, [""] * 2, context.configuration.sampling, seed=context.seed)
-        return [completion.text for completion in drawn]
-
-    loader = PackedLoader(
-        CorpusSequences(train),
-        steps=parameters.steps,
-        accumulation=parameters.accumulation,
-        micro_batch=parameters.micro_batch,
-        block=parameters.block,
-        seed=context.seed,
-    )
-    recipe = Recipe(
-        factor=lambda step: warmup_stable_decay(
-            step, parameters.steps, parameters.warmup_steps, parameters.decay_fraction
-        ),
-        gradient_clip=parameters.gradient_clip,
-        bf16=choices.bf16,
-        compile=choices.compile,
-        device=choices.device,
-        checkpoint_minutes=parameters.checkpoints.minutes,
-        validation_every=parameters.validation_every,
-        sample_every=parameters.sample_every,
-    )
-    optimizers = muon_and_adamw(
-        model,
-        matrix_learning_rate=parameters.matrix_learning_rate,
-        embedding_learning_rate=parameters.embedding_learning_rate,
-        learning_rate=parameters.learning_rate,
-        weight_decay=parameters.weight_decay,
-    )
-    outcome = fit(
-        model,
-        optimizers,
-        loader,
-        recipe,
-        label="pretrain",
-        work=work,
-        recorder=context.recorder,
-        validate=validate,
-        sample=sample,
-    )
-    model.to("cpu").eval()
-    documents = [validation.document(index) for index in range(len(validation))]
-    bits = document_bits(model, documents)
+        training = prepare(
+            parameters,
+            begun.model,
+            CorpusSequences(train),
+            context.seed,
+            choices,
+            world,
+            residual_dropout=parameters.residual_dropout,
+            sample_every=parameters.sample_every,
+        )
+        outcome = fit(
+            training,
+            label="pretrain",
+            run=held,
+            recorder=context.recorder,
+            validate=lambda current: {"validation_bits_per_char": held_out.quick(current, choices.bf16)},
+            sample=sample,
+            save_model=save,
+        )
+    if outcome.model is None:
+        return  # the leader scores and writes
+    seen = training.loader.total_rows * parameters.block
+    trained = sum(row["tokens"] for row in outcome.curve)
+    seconds = trained / outcome.tokens_per_second if outcome.tokens_per_second else 0.0
+    line, comparison = plan.compare(Done(seen, seconds, peak_gib()))
+    print(f"  {line}", flush=True)
     context.metrics.update(
-        val_bits_per_char=float(bits.sum()) / characters,
+        val_bits_per_char=held_out.whole(outcome.model),
         tokens_per_second=round(outcome.tokens_per_second, 1),
-        parameters=count,
-        tokens=plan.tokens,
-        epochs=round(plan.epochs, 4),
-        operations_per_second=round(6.0 * count * outcome.tokens_per_second),
-        final_loss=outcome.curve[-1]["loss"],
-        bf16=int(choices.bf16),
-        compiled=int(choices.compile),
-        resumed_at_step=outcome.resumed_at,
+        parameters=plan.parameters,
+        tokens=seen,
+        epochs=round(seen / train.tokens, 4),
+        **begun.figures(outcome.tokens_per_second),
+        **comparison,
+        **achieved(choices, outcome.tokens_per_second),
+        **choices.metrics(),
+        **outcome.figures(),
     )
-    _write(context, model, outcome, plan=str(plan))
+    _write(context, outcome.model, outcome, plan=str(plan))
     context.recorder.dataset("tokens", tokens, "training")
     context.recorder.model("base", context.outputs["model"])
-    context.finished_with(work, outcome.earlier_seconds)
-
-
-def _new_model(parameters: Pretrain, vocabulary: int) -> PreTrainedModel:
-    model = build_model(
-        parameters.architecture,
-        vocab_size=vocabulary,
-        hidden_size=parameters.hidden_size,
-        num_hidden_layers=parameters.layers,
-        intermediate_size=parameters.feed_forward_size,
-        num_attention_heads=parameters.heads,
-        num_key_value_heads=parameters.key_value_heads,
-        head_dim=parameters.hidden_size // parameters.heads,
-        max_position_embeddings=parameters.context,
-        trained_length=parameters.block,
-        attention_dropout=parameters.dropout,
-        tie_word_embeddings=parameters.tie_embeddings,
-    )
-    if not parameters.tie_embeddings:
-        # Far above the usual 0.02: the first block then hears the token at once, and the high rate finds its scale.
-        torch.nn.init.normal_(model.get_input_embeddings().weight, std=0.5)
-    # Residual outputs start smaller by the square root of their number (GPT-2), so that depth does not inflate the sum.
-    for name, weight in model.named_parameters():
-        if name.endswith(("o_proj.weight", "down_proj.weight")):
-            torch.nn.init.normal_(weight, std=0.02 / (2 * parameters.layers) ** 0.5)
-    return model
-
-
-def _spread(shards: TokenShards, count: int) -> list[np.ndarray]:
-    """`count` documents spread evenly over the split."""
-    picked = np.unique(np.linspace(0, len(shards) - 1, min(count, len(shards))).astype(int))
-    return [shards.document(int(index)) for index in picked]
+    context.finished_with(held.work, outcome.earlier_seconds)
 
 
 def _write(context: Context, model: PreTrainedModel, outcome: Outcome, plan: str) -> None:

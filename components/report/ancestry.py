@@ -10,6 +10,7 @@ from typing import Any
 
 from components.report.evidence import Evidence
 from components.step import content_hash
+from components.vocabulary import identity
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,11 @@ def _hash_of(what: str, inputs: Mapping[str, Path]) -> str | None:
     plain = {
         "data/raw": inputs["raw"] / "documents.parquet",
         "data/clean": inputs["clean"] / "documents.parquet",
-        "models/tokenizer": inputs["tokenizer"] / "tokenizer.model",
     }
     if what in plain:
         return _file_hash(plain[what]) if plain[what].is_file() else None
+    if what == "models/tokenizer" and (inputs["tokenizer"] / "tokenizer.json").is_file():
+        return _file_hash(identity(inputs["tokenizer"]))
     if what == "data/tokens" and inputs["tokens"].is_dir():
         return content_hash(inputs["tokens"])
     return None

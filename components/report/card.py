@@ -14,6 +14,7 @@ from components.figures import FORMS, bits, count, figure, small
 from components.report import ancestry, pictures
 from components.report.evidence import MODELS, STAGES, Evidence, Row, gather
 from components.report.segmentation import Segmentation
+from components.vocabulary import read_record
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -274,16 +275,17 @@ def tokens(evidence: Evidence) -> Row | None:
         return None
     opened = Segmentation(evidence.tokenizer)
     vocabulary = opened.vocabulary()
-    origin = "models/tokenizer/tokenizer.model"
+    origin = "models/tokenizer/tokenizer.json"
     text = _example(evidence)
     cuts = opened.cut(text) if text else []
     by_length = [(str(length), amount) for length, amount in vocabulary.by_length if length < _LONG_TOKEN]
     if more := sum(amount for length, amount in vocabulary.by_length if length >= _LONG_TOKEN):
         by_length.append((f"{_LONG_TOKEN}+", more))
     return {
+        "adopted": read_record(evidence.tokenizer),
         "size": figure(vocabulary.size, "count", origin),
-        "bytes": figure(vocabulary.bytes, "count", f"{origin}: byte tokens"),
-        "marks": figure(vocabulary.marks, "count", f"{origin}: control and user-defined tokens"),
+        "bytes": figure(vocabulary.bytes, "count", f"{origin}: tokens of bytes that are no whole character"),
+        "marks": figure(vocabulary.marks, "count", f"{origin}: added tokens"),
         "longest": vocabulary.longest,
         "lengths": pictures.picture(
             "token-lengths",

@@ -40,7 +40,7 @@ class Evidence:
     sources: list[Row]
     summary: Row
     documents: Path | None  # the clean documents, when they are there
-    tokenizer: Path | None
+    tokenizer: Path | None  # its folder
     curves: Mapping[str, list[CurveRow]]
     samples: list[Row]
     results: Row
@@ -55,7 +55,7 @@ class Evidence:
 def gather(inputs: Mapping[str, Path]) -> Evidence:
     """Read the inputs of the report step. Raises InkwellError for a file that is there and cannot be read."""
     documents = inputs["clean"] / "documents.parquet"
-    tokenizer = inputs["tokenizer"] / "tokenizer.model"
+    tokenizer = inputs["tokenizer"]
     metrics = {stage: _object(inputs["stage_metrics"] / f"{stage}.json") for stage in STAGES}
     sources = _json(inputs["raw"] / "sources.json", [])
     return Evidence(
@@ -63,7 +63,7 @@ def gather(inputs: Mapping[str, Path]) -> Evidence:
         sources=sources.get("sources", []) if isinstance(sources, dict) else sources,
         summary=_object(inputs["clean"] / "summary.json"),
         documents=documents if documents.exists() else None,
-        tokenizer=tokenizer if tokenizer.exists() else None,
+        tokenizer=tokenizer if (tokenizer / "tokenizer.json").exists() else None,
         curves={stage: rows for stage in ("pretrain", "sft", "align") if (rows := _curve(inputs[f"{stage}_curve"]))},
         samples=_lines(inputs["samples"]),
         results=_object(inputs["evaluation"] / "results.json"),

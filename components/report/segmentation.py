@@ -6,9 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.chat import ROLES, TURN_END, TURN_START
-
-_SPACE = "\u2581"  # what SentencePiece writes for a space
+from components.vocabulary import Vocabulary as Tokens
+from components.vocabulary import whole
 
 
 @dataclass(frozen=True)
@@ -31,46 +30,34 @@ class Vocabulary:
 
 
 class Segmentation:
-    """A `tokenizer.model`, opened."""
+    """A tokenizer folder, opened."""
 
-    def __init__(self, model: Path) -> None:
-        import sentencepiece
-
-        self._processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    def __init__(self, folder: Path) -> None:
+        self._tokens = Tokens(folder)
 
     def vocabulary(self, longest: int = 40) -> Vocabulary:
         """What the tokenizer holds; the longest tokens first, those that were merged earlier before later ones."""
-        processor = self._processor
-        tokens = range(processor.get_piece_size())
-        single = [t for t in tokens if processor.is_byte(t)]
-        marks = [t for t in tokens if processor.is_control(t) or processor.is_unknown(t)]
-        ordinary = {t: self._spelled(t) for t in tokens if t not in {*single, *marks}}
-        # The tokenizer was given these; it did not find them in the text.
-        symbols = [t for t, text in ordinary.items() if text in (TURN_START, TURN_END, "\n", *ROLES)]
-        words = {t: text for t, text in ordinary.items() if t not in set(symbols)}
+        tokens = self._tokens
+        words = {token: tokens.spelled[token].decode() for token in tokens.of_kind("text")}
         ranked = sorted((t for t in words if words[t].strip()), key=lambda t: (-len(words[t]), t))
         return Vocabulary(
-            size=len(tokens),
-            bytes=len(single),
-            marks=len(marks) + len(symbols),
+            size=tokens.size,
+            bytes=len(tokens.of_kind("part")),
+            # The tokenizer was given symbols; it did not find them in the text.
+            marks=len(tokens.of_kind("special", "symbol")),
             by_length=sorted(Counter(len(text) for text in words.values()).items()),
             longest=[words[t] for t in ranked[:longest]],
         )
 
     def cut(self, text: str) -> list[Cut]:
-        """`text` in tokens; the byte tokens of one character are put together."""
+        """`text` in tokens; those that end inside a character are put together until it is whole."""
         cuts: list[Cut] = []
-        pending: list[int] = []
-        for token in self._processor.encode(text):
-            if self._processor.is_byte(token):
-                pending.append(token)
-                spelled = self._processor.decode(pending)
-                if "\ufffd" not in spelled or len(pending) == 4:
-                    cuts.append(Cut(spelled, len(pending)))
-                    pending = []
-            else:
-                cuts.append(Cut(self._spelled(token)))
+        waiting, count = b"", 0
+        for token in self._tokens.encode([text])[0]:
+            waiting, count = waiting + self._tokens.spelled[token], count + 1
+            if whole(waiting):
+                cuts.append(Cut(waiting.decode(), count))
+                waiting, count = b"", 0
+        if count:
+            cuts.append(Cut(waiting.decode(errors="replace"), count))
         return cuts
-
-    def _spelled(self, token: int) -> str:
-        return str(self._processor.id_to_piece(token)).replace(_SPACE, " ")

@@ -13,6 +13,7 @@ STEP = Step(
     inputs={"conversations": "data/instruct", "base": "models/base"},
     outputs={"model": "models/sft", "curve": "data/curves/sft.csv"},
     sections_read=("machine",),
+    together=True,
 )
 
 if __name__ == "__main__":

@@ -11,8 +11,13 @@ if TYPE_CHECKING:
 
 
 def add_adapters(model: PreTrainedModel, parameters: Sft) -> PreTrainedModel:
-    """The model with frozen weights and trainable adapters on every matrix inside its blocks."""
+    """The model with frozen weights and trainable adapters on every matrix inside its blocks.
+
+    Experts and their router have none; nor has the output projection of mamba2, which its kernels read past adapters.
+    """
     from peft import LoraConfig, get_peft_model
+
+    from components.architectures import of
 
     adapted: PreTrainedModel = get_peft_model(
         model,
@@ -21,7 +26,7 @@ def add_adapters(model: PreTrainedModel, parameters: Sft) -> PreTrainedModel:
             r=parameters.lora_rank,
             lora_alpha=parameters.lora_alpha,
             lora_dropout=parameters.lora_dropout,
-            target_modules="all-linear",
+            target_modules=["in_proj"] if of(model.config).recurrent else "all-linear",
         ),
     )
     return adapted

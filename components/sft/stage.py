@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,16 +10,20 @@ import torch
 from components.conversations import CONVERSATIONS_FILE, read_conversations
 from components.documents import TRAIN, VALIDATION
 from components.errors import InkwellError
-from components.hardware import decide
+from components.hardware import choose_device, decide
 from components.models import load_model, load_tokenizer, save_model
+from components.processes import here
 from components.sft.data import ConversationSequences
 from components.sft.lora import add_adapters, merge_adapters
-from components.training.loop import Recipe, fit, write_curve
-from components.training.optimizers import adamw, muon_and_adamw
-from components.training.order import IGNORED, PackedLoader
-from components.training.schedules import warmup_stable_decay
+from components.training.distributed import open_world
+from components.training.loop import fit, write_curve
+from components.training.order import IGNORED
+from components.training.recipe import prepare
+from components.training.run import open_run
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from transformers import PreTrainedModel
 
     from components.step import Context
@@ -40,76 +45,52 @@ def run(context: Context) -> None:
     train = ConversationSequences(read_conversations(file, TRAIN), tokenizer, parameters.block)
     held_out = read_conversations(file, VALIDATION)[: parameters.validation_conversations]
     validation = ConversationSequences(held_out, tokenizer, parameters.block)
-    loader = PackedLoader(
-        train,
-        steps=parameters.steps,
-        accumulation=parameters.accumulation,
-        micro_batch=parameters.micro_batch,
-        block=parameters.block,
-        seed=context.seed,
-    )
     tokens = parameters.steps * parameters.accumulation * parameters.micro_batch * parameters.block
-    work = context.work_folder()
-    choices = decide(machine, tokens, work)
-    compiled = choices.compile and parameters.method == "full"  # adapters are too few to pay for compiling
-    torch.set_num_threads(choices.threads)
-    if parameters.method == "lora":
-        model = add_adapters(model, parameters)
-        optimizers = adamw(model, learning_rate=parameters.learning_rate, weight_decay=parameters.weight_decay)
-    else:
-        optimizers = muon_and_adamw(
-            model,
-            matrix_learning_rate=parameters.matrix_learning_rate,
-            embedding_learning_rate=parameters.embedding_learning_rate,
-            learning_rate=parameters.learning_rate,
-            weight_decay=parameters.weight_decay,
+    adapters = parameters.method == "lora"
+
+    def save(current: PreTrainedModel, folder: Path) -> None:
+        plain = merge_adapters(copy.deepcopy(current)) if adapters else current
+        save_model(plain, base, folder, _card(parameters.method, len(train), None))
+
+    with open_world(here(), machine.parallel, choose_device(machine.device)) as world:
+        held = open_run(context, parameters, world.leader)
+        choices = world.decide(lambda: decide(machine, tokens, held.work))
+        choices.apply()
+        if adapters:
+            model = add_adapters(model, parameters)
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        epochs = tokens / int(train.lengths.sum())
+        print(
+            f"  plan: {parameters.method}, {trained / 1e6:.2f} M trained parameters, {len(train):,} conversations, "
+            f"{epochs:.2f} epochs; {choices}",
+            flush=True,
         )
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    epochs = tokens / int(train.lengths.sum())
-    print(
-        f"  plan: {parameters.method}, {trained / 1e6:.2f} M trained parameters, {len(train):,} conversations, "
-        f"{epochs:.2f} epochs; {choices}",
-        flush=True,
-    )
-    recipe = Recipe(
-        factor=lambda step: warmup_stable_decay(
-            step, parameters.steps, parameters.warmup_steps, parameters.decay_fraction
-        ),
-        gradient_clip=parameters.gradient_clip,
-        bf16=choices.bf16,
-        compile=compiled,
-        device=choices.device,
-        checkpoint_minutes=parameters.checkpoints.minutes,
-        validation_every=parameters.validation_every,
-    )
-    outcome = fit(
-        model,
-        optimizers,
-        loader,
-        recipe,
-        label="sft",
-        work=work,
-        recorder=context.recorder,
-        validate=lambda current: {"validation_answer_loss": answer_loss(current, validation, choices.bf16)},
-    )
-    model.to("cpu").eval()
-    if parameters.method == "lora":
-        model = merge_adapters(model)
+        training = prepare(parameters, model, train, context.seed, choices, world, adapters=adapters)
+        outcome = fit(
+            training,
+            label="sft",
+            run=held,
+            recorder=context.recorder,
+            validate=lambda current: {"validation_answer_loss": answer_loss(current, validation, choices.bf16)},
+            save_model=save,
+        )
+    if outcome.model is None:
+        return  # the leader scores and writes
+    model = merge_adapters(outcome.model) if adapters else outcome.model
     context.metrics.update(
         validation_answer_loss=answer_loss(model, validation, autocast=False),
-        final_loss=outcome.curve[-1]["loss"],
         tokens_per_second=round(outcome.tokens_per_second, 1),
         trained_parameters=trained,
         conversations=len(train),
         conversations_left_out=train.left_out,
         epochs=round(epochs, 4),
-        resumed_at_step=outcome.resumed_at,
+        **outcome.figures(),
     )
     write_curve(context.outputs["curve"], outcome.curve)
     save_model(model, base, context.outputs["model"], _card(parameters.method, len(train), epochs))
     context.recorder.dataset("conversations", context.inputs["conversations"], "training")
     context.recorder.model("sft", context.outputs["model"], [base])
-    context.finished_with(work, outcome.earlier_seconds)
+    context.finished_with(held.work, outcome.earlier_seconds)
 
 
 def answer_loss(model: PreTrainedModel, data: ConversationSequences, autocast: bool, batch: int = 32) -> float:
@@ -141,7 +122,9 @@ def answer_loss(model: PreTrainedModel, data: ConversationSequences, autocast: b
     return total / max(1, count)
 
 
-def _card(method: str, conversations: int, epochs: float) -> str:
+def _card(method: str, conversations: int, epochs: float | None) -> str:
+    """The model card; `epochs` is None for a model that is kept from the midst of a run."""
+    extent = "unfinished (see position.json)" if epochs is None else f"{epochs:.2f} epochs"
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
@@ -150,7 +133,7 @@ tags: [inkwell, conversational]
 # Fine-tuned model
 
 The base model after supervised fine-tuning ({method}) on {conversations:,} conversations made from its corpus,
-{epochs:.2f} epochs, loss on the answers only. It speaks ChatML; the chat template is in the tokenizer.
+{extent}, loss on the answers only. It speaks ChatML; the chat template is in the tokenizer.
 
 It answers in the form it was shown. What it states as fact is to be checked.
 """

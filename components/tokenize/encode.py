@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
+    from sentencepiece import SentencePieceProcessor
 
     from components.configuration import Tokenize
     from components.step import Context
@@ -68,12 +69,9 @@ def encode_corpus(documents: Path, tokenizer_folder: Path, folder: Path, paramet
     from components.documents import TRAIN, VALIDATION, batches, clean_schema, read_table
     from components.progress import bar
     from components.step import content_hash
+    from components.vocabulary import identity
 
-    model = tokenizer_folder / "tokenizer.model"
-    if not model.exists() or not (tokenizer_folder / "tokenizer.json").exists():
-        raise InkwellError(
-            f"{tokenizer_folder} holds no tokenizer.model and tokenizer.json: run the tokenizer step first."
-        )
+    model = identity(tokenizer_folder)
     total = len(read_table(documents, clean_schema(), ["repeats"]))
     chunks = batches(documents, clean_schema(), ["id", "split", "repeats", "content"], _BATCH_DOCUMENTS)
     vocabulary = _Codec(tokenizer_folder).vocabulary
@@ -116,29 +114,33 @@ def encode_corpus(documents: Path, tokenizer_folder: Path, folder: Path, paramet
 
 
 class _Codec:
-    """Both tokenizers of a folder: SentencePiece decodes what its twin for transformers encodes, and must agree."""
+    """The tokenizer of a folder. Where it has a SentencePiece file too, that decodes what the other encodes, and must agree."""
 
     def __init__(self, folder: Path) -> None:
-        import sentencepiece
-        from tokenizers import Tokenizer
+        from components.vocabulary import Vocabulary
 
-        self.processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
-        self.twin = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.vocabulary = int(self.processor.get_piece_size())
+        self.tokens = Vocabulary(folder)
+        self.vocabulary = self.tokens.size
+        self.oracle: SentencePieceProcessor | None = None
+        if (folder / "tokenizer.model").exists():
+            import sentencepiece
+
+            self.oracle = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
 
     def encode(self, batch: Batch) -> Encoded:
         """Ids of a batch; every document is checked."""
         import numpy as np
 
         from components.chat import SPECIAL_TEXTS
-        from components.models import BEGIN_ID, END_ID
         from components.packed import token_type
 
         contents = list(batch.contents)
-        encodings = self.twin.encode_batch_fast(contents, add_special_tokens=False)
-        all_ids = [encoding.ids for encoding in encodings]
-        oracle = self.processor.encode(contents, num_threads=1)
-        decoded = self.processor.decode(oracle, num_threads=1)
+        all_ids = self.tokens.encode(contents)
+        if self.oracle is None:
+            oracle, decoded = all_ids, self.tokens.decode(all_ids)
+        else:
+            oracle = self.oracle.encode(contents, num_threads=1)
+            decoded = self.oracle.decode(oracle, num_threads=1)
         for name, content, ids, expected, text in zip(batch.ids, contents, all_ids, oracle, decoded, strict=True):
             for marker in SPECIAL_TEXTS:
                 if marker in content:
@@ -152,7 +154,7 @@ class _Codec:
             assert ids == expected, f"tokenizer.json and tokenizer.model differ on document {name}"
         lengths = np.array([len(ids) + 2 for ids in all_ids], dtype=np.int64)
         tokens = np.fromiter(
-            (token for ids in all_ids for token in (BEGIN_ID, *ids, END_ID)),
+            (token for ids in all_ids for token in (self.tokens.begin, *ids, self.tokens.end)),
             dtype=token_type(self.vocabulary),
             count=int(lengths.sum()),
         )

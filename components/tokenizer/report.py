@@ -15,6 +15,7 @@ from components.atomic import atomic_file
 from components.language_facts import facts, words
 from components.pages import render, style
 from components.tokenizer.comparison import Cost, Cutter, Span, cost, gpt2, own, sample, spans, utf8
+from components.vocabulary import read_record, whole
 
 if TYPE_CHECKING:
     from components.configuration import Tokenizer
@@ -113,6 +114,7 @@ def write_report(
         "style": style(STYLE),
         "parameters": parameters,
         "digits_told": DIGITS_TOLD[parameters.digits],
+        "adopted": read_record(folder),
         "vocabulary": len(counts),
         "learned": len(tokens),
         "counted_characters": counted_characters,
@@ -171,8 +173,7 @@ def _languages(held_out: Sequence[str], languages: Sequence[str], ours: Cutter, 
         chosen = sample(texts[code], _COMPARED_CHARACTERS // len(ranked))
         fact = facts(code)
         cuts = [ours.cut(text) for text in chosen]
-        # A piece of one byte beyond ASCII is no character: it is a part of one.
-        in_bytes = sum(len(piece) == 1 and piece[0] > 127 for cut in cuts for piece in cut)
+        in_bytes = sum(not whole(piece) for cut in cuts for piece in cut)
         rows.append(
             LanguageRow(
                 code=code,

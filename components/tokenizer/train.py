@@ -12,17 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components.atomic import atomic_folder
-from components.chat import ROLES, TURN_END, TURN_START
+from components.digits import DIGITS, PAIRS, TRIPLES, with_triples
 from components.errors import InkwellError
-from components.models import BEGIN_ID, END_ID, PADDING_ID, UNKNOWN_ID
-from components.tokenizer.digits import DIGITS, PAIRS, TRIPLES, with_triples
+from components.tokenizer.twin import SYMBOLS
+from components.vocabulary import BEGIN_ID, END_ID, PADDING_ID, UNKNOWN_ID, Vocabulary
 
 if TYPE_CHECKING:
     from components.configuration import Tokenizer
     from components.step import Context
-
-# Always one token, never merged with their neighbours, so that a ChatML turn costs five tokens beside its content.
-SYMBOLS = (TURN_START, TURN_END, "\n", *ROLES)
 
 # SentencePiece drops lines that are longer than `max_sentence_length` bytes without counting them as an error; it gets
 # pieces that are shorter. Four bytes is the longest character of UTF-8.
@@ -53,7 +50,13 @@ def run(context: Context) -> None:
             f"{documents} holds no {VALIDATION} documents: add documents or raise clean.validation_fraction."
         )
     held_out, languages = [text for text, _ in pairs], [language for _, language in pairs]
-    sample = write_tokenizer(Contents(documents, TRAIN), parameters, context.seed, folder)
+    train, pretrain = Contents(documents, TRAIN), context.configuration.pretrain
+    if pretrain.initial is None:
+        sample = write_tokenizer(train, parameters, context.seed, folder)
+    else:
+        from components.tokenizer.adopted import write_adopted
+
+        sample = write_adopted(train, pretrain, parameters, context.seed, folder)
     counts = count_tokens(folder, sample)
     context.metrics.update(describe(folder, sample, counts))
     context.metrics.update(measure(folder, held_out))
@@ -94,27 +97,28 @@ def write_tokenizer(contents: Iterable[str], parameters: Tokenizer, seed: int, f
     sample = list(sample_lines(contents, parameters.sample_characters, seed))
     if not sample:
         raise InkwellError("The training split holds no text to train a tokenizer on: add documents.")
-    triples = parameters.digits == "triples"
     model = _train(sample, parameters)
-    if triples:
+    if parameters.digits == "triples":
         model = with_triples(model)
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     with atomic_folder(folder) as temporary:
         (temporary / "tokenizer.model").write_bytes(model)
-        write_twin(processor, temporary, triples)
+        write_twin(model, temporary)
         check_twin(processor, temporary, sample[:2000])
     return sample
 
 
 def count_tokens(folder: Path, sample: Sequence[str]) -> np.ndarray[Any, Any]:
     """How often each token occurs in the encoded sample; shape [vocabulary], int64."""
-    import sentencepiece
+    return _count(Vocabulary(folder), sample)
 
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
-    counts = np.zeros(processor.get_piece_size(), dtype=np.int64)
-    for start in range(0, len(sample), _LINES_AT_ONCE):
-        lines = processor.encode(list(sample[start : start + _LINES_AT_ONCE]))
-        counts += np.bincount([token for line in lines for token in line], minlength=len(counts))
+
+def _count(vocabulary: Vocabulary, texts: Sequence[str]) -> np.ndarray[Any, Any]:
+    counts = np.zeros(vocabulary.size, dtype=np.int64)
+    for start in range(0, len(texts), _LINES_AT_ONCE):
+        found = vocabulary.encode(texts[start : start + _LINES_AT_ONCE])
+        ids = np.fromiter((token for one in found for token in one), dtype=np.int64)
+        counts += np.bincount(ids, minlength=len(counts))
     return counts
 
 
@@ -132,34 +136,28 @@ def describe(folder: Path, sample: Sequence[str], counts: np.ndarray[Any, Any]) 
 
 
 def learned_tokens(folder: Path) -> list[int]:
-    """The tokens that training found in the text, by id."""
-    import sentencepiece
-
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
-    pieces = [processor.id_to_piece(token) for token in range(processor.get_piece_size())]
-    given = {*SYMBOLS, *(PAIRS + TRIPLES if pieces[-1] == TRIPLES[-1] else ())}
-    return [
-        token
-        for token, piece in enumerate(pieces)
-        if not (processor.is_byte(token) or processor.is_control(token) or processor.is_unknown(token))
-        and piece not in given
-    ]
+    """The tokens that training found in a text, by id."""
+    vocabulary = Vocabulary(folder)
+    spelled = vocabulary.spelled
+    digits = {text.encode() for text in PAIRS + TRIPLES}
+    given = digits if digits <= set(spelled) else set()
+    if vocabulary.byte_level:
+        given |= {bytes([byte]) for byte in range(256)}
+    return [token for token in vocabulary.of_kind("text") if spelled[token] not in given]
 
 
 def measure(folder: Path, contents: Sequence[str]) -> dict[str, float]:
     """What held-out text costs: `tokens_per_character`, and `characters_covered`, the share not spelled in bytes."""
-    import sentencepiece
-
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
-    known = {processor.id_to_piece(token) for token in range(processor.get_piece_size())}
-    if "\u2581" in known:  # what SentencePiece writes for a space
-        known.add(" ")
-    characters = covered = tokens = 0
-    for text in contents:
-        characters += len(text)
-        covered += sum(character in known for character in text)
-        tokens += len(processor.encode(text))
-    return {"tokens_per_character": tokens / max(1, characters), "characters_covered": covered / max(1, characters)}
+    vocabulary = Vocabulary(folder)
+    counts = _count(vocabulary, contents)
+    whole = np.zeros(vocabulary.size, dtype=np.int64)  # characters that a token spells
+    for token in vocabulary.of_kind("text", "symbol"):
+        whole[token] = len(vocabulary.spelled[token].decode())
+    characters = max(1, sum(map(len, contents)))
+    return {
+        "tokens_per_character": int(counts.sum()) / characters,
+        "characters_covered": int(counts @ whole) / characters,
+    }
 
 
 def sample_lines(contents: Iterable[str], limit: int, seed: int) -> Iterator[str]:

@@ -1,8 +1,4 @@
-"""The same tokenizer for transformers: `tokenizer.json` built out of the pieces of a SentencePiece model.
-
-Merging in SentencePiece always takes the pair that makes the best-scored piece, the leftmost first. BPE in `tokenizers`
-takes the pair of lowest rank. Listing every split of every piece as a merge, best piece first, makes the two agree.
-"""
+"""The same tokenizer for transformers: `tokenizer.json` out of the pieces of a SentencePiece model, and the files beside it."""
 
 from __future__ import annotations
 
@@ -11,65 +7,53 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.chat import CHAT_TEMPLATE, TURN_END, TURN_START
-from components.models import BEGIN_ID, END_ID, PADDING_ID, UNKNOWN_ID
-from components.tokenizer.digits import PATTERN
+from components.chat import CHAT_TEMPLATE, ROLES, TURN_END, TURN_START
+from components.pieces import CONTROL, UNKNOWN, Pieces, read_pieces, twin
+from components.vocabulary import BEGIN_ID, END_ID, PADDING_ID, UNKNOWN_ID
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
+    from tokenizers import Tokenizer
 
-_SPACE = "\u2581"  # what SentencePiece writes for a space
+# Always one token, never merged with their neighbours, so that a ChatML turn costs five tokens beside its content.
+SYMBOLS = (TURN_START, TURN_END, "\n", *ROLES)
 
 
-def write_twin(processor: SentencePieceProcessor, folder: Path, triples: bool = False) -> None:
-    """Write tokenizer.json, tokenizer_config.json, special_tokens_map.json and chat_template.jinja into `folder`.
-
-    triples: numbers are cut into threes from the left (`components.tokenizer.digits`).
-    """
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-
-    pieces = [processor.id_to_piece(token) for token in range(processor.get_piece_size())]
-    special, symbols, ordinary = _kinds(processor, pieces)
-    tokenizer = Tokenizer(
-        models.BPE(
-            vocab={piece: token for token, piece in enumerate(pieces)},
-            merges=_merges(ordinary, processor),
-            unk_token=pieces[UNKNOWN_ID],
-            byte_fallback=True,
-            fuse_unk=False,
-        )
-    )
-    tokenizer.normalizer = normalizers.Replace(" ", _SPACE)
-    if triples:
-        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(PATTERN), behavior="isolated")
-    tokenizer.decoder = decoders.Sequence([decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
-    begin = pieces[BEGIN_ID]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{begin} $A", pair=f"{begin} $A $B", special_tokens=[(begin, BEGIN_ID)]
-    )
-    # `normalized=False`: they are found in the text as it stands, before spaces are replaced.
-    tokenizer.add_special_tokens([AddedToken(piece, special=True, normalized=False) for piece in special])
-    tokenizer.add_tokens([AddedToken(piece, special=False, normalized=False) for piece in symbols])
-    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
-
+def write_twin(model: bytes, folder: Path) -> None:
+    """Write tokenizer.json, tokenizer_config.json, special_tokens_map.json and chat_template.jinja into `folder`."""
+    pieces = read_pieces(model)
+    special = _special(pieces)
+    tokenizer = twin(pieces, special, [text for text in pieces.texts if text in SYMBOLS and text not in special])
     names = {
-        "bos_token": begin,
-        "eos_token": pieces[END_ID],
-        "unk_token": pieces[UNKNOWN_ID],
-        "pad_token": pieces[PADDING_ID],
-        "additional_special_tokens": [TURN_START, TURN_END],
+        "bos_token": pieces.texts[BEGIN_ID],
+        "eos_token": pieces.texts[END_ID],
+        "unk_token": pieces.texts[UNKNOWN_ID],
+        "pad_token": pieces.texts[PADDING_ID],
     }
-    added = {
-        str(pieces.index(piece)): {
-            "content": piece,
-            "lstrip": False,
-            "normalized": False,
-            "rstrip": False,
-            "single_word": False,
-            "special": piece in special,
-        }
-        for piece in [*special, *symbols]
-    }
+    write_files(tokenizer, names, folder)
+
+
+def _special(pieces: Pieces) -> list[str]:
+    """What stands for no text: marks of SentencePiece and of turns."""
+    marks = {*pieces.of_types(CONTROL, UNKNOWN), TURN_START, TURN_END}
+    return [text for text in pieces.texts if text in marks]
+
+
+def write_files(tokenizer: Tokenizer, names: dict[str, str], folder: Path) -> None:
+    """Write what transformers reads: the tokenizer, with its begin token before each text, and its configuration.
+
+    names: bos_token, eos_token, pad_token and, where there is one, unk_token.
+    """
+    from tokenizers import processors
+
+    begin = names["bos_token"]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A", pair=f"{begin} $A $B", special_tokens=[(begin, tokenizer.token_to_id(begin))]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
+    # As transformers 4 and the official GGUF converter read them: those that no rule spells come first.
+    added = sorted(tokenizer.get_added_tokens_decoder().items(), key=lambda item: (not item[1].special, item[0]))
+    names = {**names, "additional_special_tokens": [TURN_START, TURN_END]}  # type: ignore[dict-item]
     _write_json(folder / "special_tokens_map.json", names)
     _write_json(
         folder / "tokenizer_config.json",
@@ -81,7 +65,17 @@ def write_twin(processor: SentencePieceProcessor, folder: Path, triples: bool = 
             "add_eos_token": False,
             "clean_up_tokenization_spaces": False,
             "model_input_names": ["input_ids", "attention_mask"],
-            "added_tokens_decoder": added,
+            "added_tokens_decoder": {
+                str(token): {
+                    "content": one.content,
+                    "lstrip": one.lstrip,
+                    "normalized": one.normalized,
+                    "rstrip": one.rstrip,
+                    "single_word": one.single_word,
+                    "special": one.special,
+                }
+                for token, one in added
+            },
             "chat_template": CHAT_TEMPLATE,
             **names,
         },
@@ -97,36 +91,6 @@ def check_twin(processor: SentencePieceProcessor, folder: Path, texts: Iterable[
     for text in texts:
         ids = twin.encode(text, add_special_tokens=False).ids
         assert ids == processor.encode(text), f"tokenizer.json and tokenizer.model differ on {text!r}"
-
-
-def _kinds(processor: SentencePieceProcessor, pieces: list[str]) -> tuple[list[str], list[str], list[str]]:
-    """Pieces as (special, other symbols, ordinary); bytes are none of these."""
-    from components.tokenizer.train import SYMBOLS
-
-    special = [
-        piece
-        for token, piece in enumerate(pieces)
-        if processor.is_control(token) or processor.is_unknown(token) or piece in (TURN_START, TURN_END)
-    ]
-    symbols = [piece for piece in pieces if piece in SYMBOLS and piece not in special]
-    apart = {*special, *symbols}
-    ordinary = [piece for token, piece in enumerate(pieces) if piece not in apart and not processor.is_byte(token)]
-    return special, symbols, ordinary
-
-
-def _merges(ordinary: list[str], processor: SentencePieceProcessor) -> list[tuple[str, str]]:
-    """Every split of every piece into two pieces, the best-scored piece first."""
-    known = set(ordinary)
-    ranked = sorted(
-        (piece for piece in ordinary if len(piece) > 1),
-        key=lambda piece: -processor.get_score(processor.piece_to_id(piece)),
-    )
-    return [
-        (piece[:cut], piece[cut:])
-        for piece in ranked
-        for cut in range(1, len(piece))
-        if piece[:cut] in known and piece[cut:] in known
-    ]
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -1,269 +1,176 @@
-"""Training a decoder with Lightning: the one loop behind `pretrain` and `sft`.
-
-A batch is a whole optimizer step, [A, B, T]; the loss is summed over all its counted targets and divided once, so that
-accumulation changes nothing but memory. The learning curve lives inside the checkpoint: what a resumed run appends
-follows exactly on what the checkpoint knew, and the curve has no seam.
-"""
+"""Training a decoder with Lightning: the one loop behind `pretrain` and `sft`."""
 
 from __future__ import annotations
 
 import csv
 import logging
-import time
+import signal
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Trainer
 
 from components.atomic import atomic_file
 from components.progress import Bar
-from components.training.checkpoints import ExactResume
-from components.training.computation import Computation, StockComputation
-from components.training.order import IGNORED, PackedLoader
+from components.training.anomalies import StallWatch
+from components.training.checkpoints import BestWeights, ExactResume, StreamedFiles, newest_whole
+from components.training.module import DecoderTraining, Row
+from components.training.watch import History, Sample, SaveModel, Validate, Watch
 
 if TYPE_CHECKING:
-    from torch.optim import Optimizer
     from transformers import PreTrainedModel
 
     from components.tracking import Recorder
-
-Row = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train, apart from model and data. `factor(step)` scales every learning rate."""
-
-    factor: Callable[[int], float]
-    gradient_clip: float
-    bf16: bool
-    compile: bool
-    device: str
-    checkpoint_minutes: float
-    validation_every: int
-    sample_every: int | None = None
+    from components.training.recipe import Training
+    from components.training.run import Run
 
 
 @dataclass
 class Outcome:
     """What a run left behind: the curve, samples by step, speed and time over all processes that worked on it.
 
-    `tokens_per_second` counts predicted tokens over the seconds of training steps: compiling, validation, samples and
-    checkpoints are left out. `earlier_seconds` passed in processes before this one, up to their last checkpoints.
+    `tokens_per_second` counts predicted tokens over `training_seconds`, those of training steps: compiling, validation,
+    samples and checkpoints are left out. `earlier_seconds` passed in processes before this one, up to their last checkpoints.
+    `left_out`, `rolled_back`, `recorded`: steps not taken, returns to a checkpoint, and anomalies that were only noted.
+    `best_step`: where the weights come from that the run ends with, when they are not the last. `model`: the trained one,
+    whole, on the processor and in evaluation mode; None in all processes but the leader.
     """
 
     curve: list[Row]
     samples: list[dict[str, Any]]
     tokens_per_second: float
+    training_seconds: float
     resumed_at: int
     earlier_seconds: float
+    left_out: int = 0
+    rolled_back: int = 0
+    recorded: int = 0
+    best_step: int | None = None
+    model: PreTrainedModel | None = None
 
-
-@dataclass
-class _Clock:
-    """Tokens and seconds of training steps, the first of a process left out: it compiles."""
-
-    tokens: int = 0
-    seconds: float = 0.0
-    last: float | None = None
-    warm: bool = False
-
-    def begin(self) -> None:
-        """A step begins; after a pause time runs again from here."""
-        if self.warm and self.last is None:
-            self.last = time.perf_counter()
-
-    def tick(self, tokens: int) -> None:
-        """A step of that many predicted tokens has ended."""
-        now = time.perf_counter()
-        if self.last is not None:
-            self.tokens += tokens
-            self.seconds += now - self.last
-        self.last, self.warm = now, True
-
-    def pause(self) -> None:
-        """What follows (validation, samples, a checkpoint) is not training."""
-        self.last = None
-
-    @property
-    def rate(self) -> float:
-        return self.tokens / self.seconds if self.seconds else 0.0
-
-
-class DecoderTraining(LightningModule):
-    """Next-token loss of a transformers decoder, several optimizers, a schedule by step."""
-
-    def __init__(self, model: PreTrainedModel, optimizers: Sequence[Optimizer], recipe: Recipe) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-        self.model = model
-        self.recipe = recipe
-        self._optimizers = list(optimizers)
-        self._peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
-        self.computation: Computation = StockComputation(model, bf16=recipe.bf16, compile=recipe.compile)
-        self.curve: list[Row] = []
-        self.samples: list[dict[str, Any]] = []
-        self.step_count = 0
-        self.clock = _Clock()
-        self.earlier_seconds = 0.0
-        self.resumed_at = 0
-        self._started = time.monotonic()
-
-    def configure_optimizers(self) -> list[Optimizer]:
-        """The optimizers that the step was given."""
-        return self._optimizers
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The curve travels with the weights that it led to."""
-        checkpoint["inkwell"] = {
-            "curve": self.curve,
-            "samples": self.samples,
-            "step_count": self.step_count,
-            "clock": (self.clock.tokens, self.clock.seconds),
-            "seconds": self.earlier_seconds + time.monotonic() - self._started,
-        }
-        self.clock.pause()  # writing the checkpoint is not training
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the curve up again."""
-        state = checkpoint["inkwell"]
-        self.curve, self.samples, self.step_count = state["curve"], state["samples"], state["step_count"]
-        self.clock.tokens, self.clock.seconds = state["clock"]
-        self.earlier_seconds = state["seconds"]
-        self.resumed_at = self.step_count
-
-    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor], batch_index: int) -> None:
-        """One optimizer step over all micro-batches of `batch`."""
-        inputs_ABT, targets_ABT, numbers_ABT = batch
-        count = int((targets_ABT != IGNORED).sum())
-        factor = self.recipe.factor(self.step_count)
-        total = 0.0
-        for inputs_BT, targets_BT, numbers_BT in zip(inputs_ABT, targets_ABT, numbers_ABT, strict=True):
-            loss = self.computation.loss_sum(inputs_BT, targets_BT, numbers_BT) / max(1, count)
-            self.manual_backward(loss)
-            total += loss.item()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip)
-        for optimizer, peaks in zip(self._optimizers, self._peaks, strict=True):
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * factor
-        for optimizer in self.optimizers():  # Lightning's wrappers: they keep its step count
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        self.computation.weights_changed()
-        self.step_count += 1
-        self.curve.append(
-            {
-                "step": self.step_count,
-                "tokens": count,
-                "loss": total,
-                "gradient_norm": float(norm),
-                "rate_factor": factor,
-            }
+    def __str__(self) -> str:
+        ends = f", ends with the weights of step {self.best_step}" if self.best_step else ""
+        return (
+            f"trained {len(self.curve)} steps, {self.left_out} left out, {self.rolled_back} roll-backs, "
+            f"{self.recorded} anomalies only recorded{ends}"
         )
 
-    def optimizers(self, use_pl_optimizer: bool = True) -> Any:
-        """Always a list, also for a single optimizer."""
-        found = super().optimizers(use_pl_optimizer)
-        return found if isinstance(found, list) else [found]
-
-
-class _Watch(Callback):
-    """Validation, samples, progress and live metrics."""
-
-    def __init__(
-        self,
-        steps: int,
-        shown: Bar,
-        recorder: Recorder,
-        validate: Callable[[PreTrainedModel], Mapping[str, float]],
-        sample: Callable[[PreTrainedModel], Sequence[str]] | None,
-    ) -> None:
-        self.steps, self.shown, self.recorder = steps, shown, recorder
-        self.validate, self.sample = validate, sample
-
-    def on_train_start(self, trainer: Trainer, pl_module: DecoderTraining) -> None:  # type: ignore[override]
-        self.shown.resume_at(pl_module.step_count)
-
-    def on_train_batch_start(  # type: ignore[override]
-        self, trainer: Trainer, pl_module: DecoderTraining, batch: Any, batch_idx: int
-    ) -> None:
-        pl_module.clock.begin()
-
-    def on_train_batch_end(  # type: ignore[override]
-        self, trainer: Trainer, pl_module: DecoderTraining, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        module, step = pl_module, pl_module.step_count
-        row = module.curve[-1]
-        module.clock.tick(int(row["tokens"]))
-        if step % module.recipe.validation_every == 0 or step == self.steps:
-            row.update(self.validate(module.model))
-            module.clock.pause()
-        every = module.recipe.sample_every
-        if self.sample is not None and every and (step % every == 0 or step == self.steps):
-            module.model.eval()  # dropout would change the samples, and draw from the training's generator
-            texts = list(self.sample(module.model))
-            module.model.train()
-            module.samples.append({"step": step, "texts": texts})
-            if texts:
-                self.shown.say(f"step {step}: " + " / ".join(texts[0].split("\n"))[:76])
-            module.clock.pause()
-        note = f"loss {row['loss']:.3f}, {module.clock.rate:,.0f} tokens/s"
-        self.shown.advance(1, note)
-        self.recorder.metrics({k: v for k, v in row.items() if k != "step"}, at=step)
+    def figures(self) -> dict[str, float]:
+        """What a step's metrics tell of it, beside speed."""
+        found: dict[str, float] = {
+            "steps": len(self.curve),
+            "steps_left_out": self.left_out,
+            "roll_backs": self.rolled_back,
+            "anomalies_recorded": self.recorded,
+            "resumed_at_step": self.resumed_at,
+        }
+        if self.curve:
+            found["final_loss"] = self.curve[-1]["loss"]
+        if self.best_step is not None:
+            found["best_step"] = self.best_step
+        return found
 
 
 def fit(
-    model: PreTrainedModel,
-    optimizers: Sequence[Optimizer],
-    loader: PackedLoader,
-    recipe: Recipe,
+    training: Training,
     *,
     label: str,
-    work: Path,
+    run: Run,
     recorder: Recorder,
-    validate: Callable[[PreTrainedModel], Mapping[str, float]],
-    sample: Callable[[PreTrainedModel], Sequence[str]] | None = None,
+    validate: Validate,
+    sample: Sample | None = None,
+    save_model: SaveModel | None = None,
 ) -> Outcome:
-    """Train `model` in place over all of `loader`, going on from `work/last.ckpt` when it is there.
+    """Train `training.model` over all of its loader, going on from the newest checkpoint of `run`.
 
-    `work` belongs to this data, seed and parameters alone (`Context.work_folder`); `validate` gives the figures that
-    the curve gets every `validation_every` steps, `sample` texts that show what the model has learnt. Neither may
-    touch the global random generators.
+    `validate` gives the figures that the curve gets every so many steps, the first of them the one that makes weights the
+    best; `sample` texts that show what the model has learnt. Neither may touch the global random generators. `save_model`
+    writes a model folder, for the history. The model ends with its averaged or best weights, as the recipe says. Raises
+    InkwellError when the run is stopped by an anomaly.
     """
     # Lightning tells of devices and of reaching the end; progress is the bar's business
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
-    checkpoint = work / "last.ckpt"
-    model.train()  # a loaded model is in evaluation mode, and Lightning leaves that as it finds it
-    module = DecoderTraining(model, optimizers, recipe)
-    shown = Bar(label, len(loader))
-    watch = _Watch(len(loader), shown, recorder, validate, sample)
+    recipe, kept, world = training.recipe, training.recipe.checkpoints, training.world
+    shown = Bar(label, training.loader.total_rows)
+    module = DecoderTraining(training, run, shown)
+    stalls = StallWatch(recipe.anomalies.stall_factor, module.tell)
+    best = BestWeights(run.work / "best.pt") if kept.keep_best else None
+    history = History(run, kept.history_every, save_model) if kept.history_every and save_model else None
+    rolls_back = "roll_back" in (recipe.anomalies.spike, recipe.anomalies.not_finite)
+    module.keeper = ExactResume(
+        run, world, kept.minutes, kept.keep_last, anchor_every=recipe.anomalies.window if rolls_back else None
+    )
     trainer = Trainer(
-        accelerator={"cpu": "cpu", "cuda": "gpu", "mps": "mps"}[recipe.device],
-        devices=1,
+        **world.trainer_options(recipe.device),
         max_epochs=1,  # Lightning's epoch is the whole run; the loader knows the corpus' epochs
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[watch, ExactResume(checkpoint, recipe.checkpoint_minutes)],
-        default_root_dir=work,
+        callbacks=[Watch(shown, recorder, stalls, validate, sample, best, history), module.keeper],
+        plugins=[StreamedFiles()],
+        default_root_dir=run.work,
         use_distributed_sampler=False,
     )
-    if checkpoint.exists():
-        shown.say(f"going on from {checkpoint}")
     try:
-        # weights_only=False: the file is our own, written beside this run, and holds random states
-        trainer.fit(module, loader, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=False)
+        _train(trainer, module, stalls, shown, run)
+        if module.average:
+            module.average.keep()
+        model = world.whole(training.model)
+        best_step = None
+        if model is not None:
+            model.to("cpu").eval()
+            best_step = best.take(model) if best else None
+        outcome = _outcome(module, model, best_step)
+        run.log.close(f"{outcome}; {stalls.stalls} stalls in this process")
+        return outcome
+    finally:
+        if run.log.path is not None and run.log.path.exists():
+            recorder.artifact(run.log.path)
+
+
+def _train(trainer: Trainer, module: DecoderTraining, stalls: StallWatch, shown: Bar, run: Run) -> None:
+    """Go on from the newest whole checkpoint to the end; how it ends otherwise is told in the run log."""
+    checkpoint = module.world.decide(lambda: newest_whole(run.checkpoints, module.tell))
+    if checkpoint is not None:
+        module.tell(f"going on from {checkpoint.name}")
+    elif run.resumes:
+        module.tell("no checkpoint is whole: beginning anew")
+    try:
+        with stalls:
+            # weights_only=False: the file is our own, written beside this run, and holds random states
+            trainer.fit(module, module.loader, ckpt_path=checkpoint, weights_only=False)
+    except SystemExit as error:  # Lightning's way of passing on Ctrl-C and SIGTERM
+        run.log.close(f"a signal after step {module.step_count}")
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise SystemExit(128 + signal.SIGTERM) from None
+    except BaseException as error:
+        run.log.close(f"after step {module.step_count}: {type(error).__name__} {error}".rstrip())
+        raise
     finally:
         shown.close()
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    return Outcome(module.curve, module.samples, module.clock.rate, module.resumed_at, module.earlier_seconds)
+
+
+def _outcome(module: DecoderTraining, model: PreTrainedModel | None, best_step: int | None) -> Outcome:
+    judge = module.judge
+    return Outcome(
+        module.curve,
+        module.samples,
+        module.clock.rate,
+        module.clock.seconds,
+        module.resumed_at,
+        module.earlier_seconds,
+        left_out=judge.left_out,
+        rolled_back=judge.rolled_back,
+        recorded=judge.recorded,
+        best_step=best_step,
+        model=model,
+    )
 
 
 def write_curve(path: Path, curve: Sequence[Row]) -> None:
@@ -274,4 +181,6 @@ def write_curve(path: Path, curve: Sequence[Row]) -> None:
     with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, names)
         writer.writeheader()
-        writer.writerows({k: (v if k in ("step", "tokens") else f"{v:.6g}") for k, v in row.items()} for row in curve)
+        writer.writerows(
+            {k: (v if k in ("step", "rows", "tokens") else f"{v:.6g}") for k, v in row.items()} for row in curve
+        )

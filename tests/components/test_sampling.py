@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 from transformers.generation.logits_process import (
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
@@ -18,8 +19,10 @@ from transformers.generation.logits_process import (
 
 from components.configuration import Sampling
 from components.errors import InkwellError
+from components.growing_cache import Memory
 from components.models import END_ID, load_model, load_tokenizer
 from components.sampling import Chooser, Completion, complete, encode_prompt, end_ids, stream
+from tests.tiny_models import sharp, tiny
 
 PROMPTS = ["春山", "秋水随人家，", "明月照故园。\n", "夜", "孤舟入天涯，青松对柴门。白云满长亭"]
 
@@ -147,22 +150,86 @@ def test_no_prompts_give_no_texts(loaded: tuple[Any, Any]) -> None:
     assert complete(*loaded, [], settings(), seed=1, label="nothing") == []
 
 
-def test_grouped_key_value_heads_and_llama_are_decoded_exactly(tiny_model: Path) -> None:
-    from components.models import build_model
-
+@pytest.mark.parametrize(
+    ("architecture", "changes"),
+    [
+        ("llama", {"key_value_heads": 2}),
+        ("mistral", {}),
+        ("mistral", {"sliding_window": 16}),
+        ("mixtral", {}),
+        ("gpt2", {}),
+        ("mamba2", {}),
+    ],
+)
+def test_every_architecture_is_decoded_exactly(tiny_model: Path, architecture: str, changes: dict[str, Any]) -> None:
+    """Greedy texts of padded prompts in a shrinking batch are what the model finds likeliest without any cache."""
     tokenizer = load_tokenizer(tiny_model)
-    shape: dict[str, Any] = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 64,
-        "num_hidden_layers": 2,
-        "intermediate_size": 64,
-    }
-    shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}
-    torch.manual_seed(2)
-    model = build_model("llama", **shape).eval()
+    model = sharp(tiny(architecture, block=48, context=48, **changes), vocabulary=len(tokenizer))
     found = complete(model, tokenizer, PROMPTS, settings(temperature=0, maximum_tokens=70), seed=1)
+    assert len({len(completion.tokens) for completion in found}) > 1, "no row left the batch before the others"
     for prompt, completion in zip(PROMPTS, found, strict=True):
         ids = encode_prompt(tokenizer, prompt)
         with torch.inference_mode():  # no cache at all: the whole text at once
             logits = model(torch.tensor([[*ids, *completion.tokens]]), use_cache=False).logits[0]
         assert logits[len(ids) - 1 : -1].argmax(-1).tolist() == list(completion.tokens)
+
+
+@pytest.mark.parametrize("attention", ["eager", "flash_attention_2"])
+@pytest.mark.parametrize(
+    ("architecture", "changes"), [("llama", {}), ("mistral", {"sliding_window": 16}), ("gpt2", {})]
+)
+def test_other_attentions_write_the_same(
+    tiny_model: Path, architecture: str, changes: dict[str, Any], attention: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flash attention is not installed here; what it is given means the same to SDPA."""
+    tokenizer = load_tokenizer(tiny_model)
+    model = sharp(tiny(architecture, block=48, context=48, **changes), vocabulary=len(tokenizer))
+    chosen = settings(temperature=0, maximum_tokens=30)
+    expected = complete(model, tokenizer, PROMPTS, chosen, seed=1)
+    if attention == "eager":
+        model.set_attn_implementation(attention)
+    else:
+        begin = Memory.__init__
+
+        def begin_as_flash(self: Memory, *arguments: Any) -> None:
+            begin(self, *arguments)
+            self.masks = False
+
+        monkeypatch.setattr(Memory, "__init__", begin_as_flash)
+    assert complete(model, tokenizer, PROMPTS, chosen, seed=1) == expected
+
+
+def test_families_that_are_not_in_the_table_are_decoded_exactly(tiny_model: Path) -> None:
+    """One with windows in some layers only, which transformers masks itself."""
+    tokenizer = load_tokenizer(tiny_model)
+    torch.manual_seed(2)
+    config = Gemma3TextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        max_position_embeddings=48,
+    )
+    model = Gemma3ForCausalLM(config).eval()
+    found = complete(model, tokenizer, PROMPTS, settings(temperature=0, maximum_tokens=20), seed=1)
+    for prompt, completion in zip(PROMPTS, found, strict=True):
+        ids = encode_prompt(tokenizer, prompt)
+        with torch.inference_mode():
+            logits = model(torch.tensor([[*ids, *completion.tokens]]), use_cache=False).logits[0]
+        assert logits[len(ids) - 1 : -1].argmax(-1).tolist() == list(completion.tokens)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "mamba2", "mistral"])
+def test_every_architecture_stops_where_its_context_is_full(tiny_model: Path, architecture: str) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    model = sharp(tiny(architecture, block=32, context=32), vocabulary=len(tokenizer))
+    ids = encode_prompt(tokenizer, PROMPTS[1])
+    found = complete(model, tokenizer, [PROMPTS[1]], settings(temperature=0, maximum_tokens=60), seed=1)[0]
+    assert found.finished or len(found.tokens) == 32 - len(ids)
+    with pytest.raises(InkwellError, match="the model's context holds 32"):
+        complete(model, tokenizer, ["山" * 40], settings(), seed=1)

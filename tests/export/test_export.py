@@ -16,7 +16,7 @@ from components.export.__main__ import STEP
 from components.export.export import size_label
 from components.models import load_model
 from components.step import content_hash, main
-from tests.export.conftest import ARCHIVE
+from tests.conftest import ARCHIVE
 
 Run = Callable[..., int]
 

@@ -72,7 +72,7 @@ def test_values_are_yaml_and_reach_into_lists() -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("size=enormous", "there is no size 'enormous'; known are laptop, proxy, smoke"),
+        ("size=enormous", "there is no size 'enormous'; known are auto, hour, laptop, night, proxy, smoke"),
         ("colour=red", "unknown parameter 'colour'"),
         ("pretrain.stepz=3", "did you mean 'steps'"),
         ("pretrain.layers=none", "pretrain.layers"),

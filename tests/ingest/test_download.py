@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from components.ingest.locations import public, without_secrets
+from components.fetching.locations import public, without_secrets
 from tests.ingest.conftest import Ingest, write_params
 from tests.ingest.processes import begin, finish, kill_when
 from tests.ingest.servers import FileServer, serving
@@ -95,7 +95,7 @@ def test_kill_in_mid_reading_then_the_same_command_finishes(tmp_path: Path) -> N
 def test_a_connection_that_breaks_again_and_again_is_taken_up_where_it_broke(
     server: FileServer, ingest: Ingest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("components.ingest.download.time.sleep", lambda _: None)
+    monkeypatch.setattr("components.fetching.download.time.sleep", lambda _: None)
     server.break_after = 700_000
     assert len(ingest([source(server, sha256=SHA256)]).rows) == len(LINES)
     first, *later = [status for _, _, status in server.requests]
@@ -168,7 +168,7 @@ def test_refusals_of_a_server_are_told_at_once(server: FileServer, ingest: Inges
 
 
 def test_no_network_is_one_sentence(ingest: Ingest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("components.ingest.download.time.sleep", lambda _: None)
+    monkeypatch.setattr("components.fetching.download.time.sleep", lambda _: None)
     sentence = ingest(
         [{"name": "far", "kind": "url", "location": "http://127.0.0.1:9/a.txt?signature=secret"}]
     ).refused()
@@ -179,7 +179,7 @@ def test_no_network_is_one_sentence(ingest: Ingest, monkeypatch: pytest.MonkeyPa
 def test_what_a_server_says_does_not_give_the_signature_away(
     server: FileServer, ingest: Ingest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("components.ingest.download._TRIES", 1)
+    monkeypatch.setattr("components.fetching.download._TRIES", 1)
     server.status = 500
     sentence = ingest([source(server, "/data/a.txt?signature=secret")]).refused()
     assert "500" in sentence
@@ -222,8 +222,8 @@ def test_an_address_that_is_none_is_told(ingest: Ingest) -> None:
 def test_a_silent_server_does_not_hold_us_forever(
     server: FileServer, ingest: Ingest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("components.ingest.download._SILENCE_SECONDS", 0.3)
-    monkeypatch.setattr("components.ingest.download._TRIES", 2)
+    monkeypatch.setattr("components.fetching.download._SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr("components.fetching.download._TRIES", 2)
     server.delay = 1.0
     started = time.monotonic()
     assert "cannot be fetched" in ingest([source(server)]).refused()
@@ -288,7 +288,7 @@ def test_s3_goes_on_from_the_byte_where_it_was_killed(
 ) -> None:
     import s3fs
 
-    from components.ingest.download import _store
+    from components.fetching.download import _store
 
     whole = DATA * 4 + b"\n"
     sha256 = hashlib.sha256(whole).hexdigest()
@@ -316,10 +316,10 @@ def test_s3_goes_on_from_the_byte_where_it_was_killed(
 
 @pytest.mark.usefixtures("s3")
 def test_s3_mistakes_are_one_sentence(ingest: Ingest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("components.ingest.download.time.sleep", lambda _: None)
+    monkeypatch.setattr("components.fetching.download.time.sleep", lambda _: None)
     assert "no such object" in ingest([{"name": "s3", "kind": "url", "location": "s3://texts/none.txt"}]).refused()
     assert "matches no object" in ingest([{"name": "s3", "kind": "url", "location": "s3://texts/none/*"}]).refused()
     assert "is a folder" in ingest([{"name": "s3", "kind": "url", "location": "s3://texts/small"}]).refused()
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr("components.ingest.download._TRIES", 1)
+    monkeypatch.setattr("components.fetching.download._TRIES", 1)
     assert "cannot be fetched" in ingest([{"name": "s3", "kind": "url", "location": "s3://texts/a.txt"}]).refused()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -28,8 +30,11 @@ def test_killed_twice_it_ends_with_the_same_bits(tmp_path: Path, token_folder: P
     finish(start("pretrain", whole, PARAMS, *files))
     for _ in range(2):
         kill_between_checkpoints(start("pretrain", killed, PARAMS, *files), killed / ".inkwell/work/pretrain")
+    other = ["--set", "pretrain.steps=3"]
+    refused = finish(start("pretrain", killed, PARAMS, *files, *other, "--set", "pretrain.checkpoints.other=refuse"), 2)
+    assert "pretrain.steps 40 -> 3" in refused
     # other parameters start afresh: this checkpoint is not theirs
-    finish(start("pretrain", killed, PARAMS, *files, "--set", "pretrain.steps=3"))
+    assert "a new run starts beside it" in finish(start("pretrain", killed, PARAMS, *files, *other))
     assert json.loads((killed / "metrics/pretrain.json").read_text())["resumed_at_step"] == 0
     finish(start("pretrain", killed, PARAMS, *files))
     assert json.loads((killed / "metrics/pretrain.json").read_text())["resumed_at_step"] > 0
@@ -54,6 +59,22 @@ def test_a_step_that_dies_after_its_last_training_step_only_has_to_write(
     assert metrics["resumed_at_step"] == 4
     assert metrics["tokens_per_second"] > 0
     assert content_hash(tmp_path / "models/base") == trained
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGINT, 130)])
+def test_asked_to_end_it_says_how_to_go_on(
+    tmp_path: Path, token_folder: Path, tokenizer_folder: Path, number: signal.Signals, status: int
+) -> None:
+    files = ["--tokens", str(token_folder), "--tokenizer", str(tokenizer_folder), "--set", "pretrain.steps=2000"]
+    process = start("pretrain", tmp_path, PARAMS, *files)
+    while process.poll() is None and not list(tmp_path.glob(".inkwell/work/pretrain/*/checkpoints/rows-*")):
+        time.sleep(0.01)
+    process.send_signal(number)
+    output = finish(process, status=status)
+    assert "the same command goes on from here" in output
+    assert "Traceback" not in output
+    (log,) = tmp_path.glob(".inkwell/runs/pretrain/*/run.log")
+    assert "end: a signal after step" in log.read_text().splitlines()[-1]
 
 
 @pytest.mark.parametrize(

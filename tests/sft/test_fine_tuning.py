@@ -61,7 +61,7 @@ def test_killed_it_ends_with_the_same_bits(tmp_path: Path, conversations: Path, 
     assert content_hash(whole / "models/sft") == content_hash(killed / "models/sft")
     rows = (whole / "data/curves/sft.csv").read_text().splitlines()
     assert len(rows) == 31
-    first, last = (float(rows[i].split(",")[2]) for i in (1, -1))
+    first, last = (float(rows[i].split(",")[3]) for i in (1, -1))
     assert last < first - 0.5
 
 

@@ -11,8 +11,8 @@ import sentencepiece
 from tokenizers import Tokenizer as Twin
 
 from components.configuration import Tokenizer, parse
+from components.digits import PAIRS, TRIPLES
 from components.errors import InkwellError
-from components.tokenizer.digits import PAIRS, TRIPLES
 from components.tokenizer.train import train_tokenizer
 
 _YEARS = [f"Year 2024, number {number}; в 2024 году, 2024年 and 2024." for number in range(300)]

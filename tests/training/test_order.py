@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 
 from components.training.order import IGNORED, PackedLoader, epoch_order
+from components.training.packing import Packer, Piece
 
 
 class Numbered:
@@ -71,6 +75,75 @@ def test_a_resumed_loader_gives_exactly_the_remaining_batches() -> None:
     rest = [inputs for inputs, *_ in second]
     assert len(rest) == 7
     assert all(torch.equal(a, b) for a, b in zip(whole[5:], rest, strict=True))
+
+
+def test_a_resumed_loader_packs_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A position is a state of the packer: taking it up costs the same at the end of an epoch as at its beginning."""
+    packed = 0
+    row = Packer._row
+
+    def counting(packer: Packer) -> list[Piece]:
+        nonlocal packed
+        packed += 1
+        return row(packer)
+
+    monkeypatch.setattr(Packer, "_row", counting)
+    data = Numbered([20] * 500)
+    first = PackedLoader(data, steps=100, accumulation=1, micro_batch=3, block=32, seed=1)
+    assert len(list(islice(first, 90))) == 90
+    assert packed == 270
+    second = PackedLoader(data, steps=100, accumulation=1, micro_batch=3, block=32, seed=1)
+    second.load_state_dict(first.state_dict())
+    packed = 0
+    assert len(list(second)) == 10
+    assert packed == 30
+
+
+def test_processes_share_a_step_without_overlap_whatever_their_number() -> None:
+    data = Numbered(list(range(5, 60)))
+    whole = [_rows(inputs) for inputs, *_ in _loader(data)]
+    for world in (2, 3, 4, 6, 8):
+        loaders = [
+            PackedLoader(data, steps=12, accumulation=2, micro_batch=3, block=32, seed=1, rank=rank, world=world)
+            for rank in range(world)
+        ]
+        for step, batches in enumerate(zip(*loaders, strict=True)):
+            shapes = {tuple(inputs.shape) for inputs, *_ in batches}
+            assert len(shapes) == 1, "all processes have equally many forward passes"
+            found = [row for inputs, *_ in batches for row in _rows(inputs)]
+            assert sorted(found) == sorted(whole[step])
+            assert batches[0][0].shape[1] <= 3
+
+
+def _rows(inputs: torch.Tensor) -> list[tuple[int, ...]]:
+    return [tuple(row.tolist()) for row in inputs.flatten(0, 1) if bool(row.any())]
+
+
+def test_a_batch_ramp_takes_the_same_rows_in_more_steps() -> None:
+    data = Numbered(list(range(5, 60)))
+    plain = PackedLoader(data, steps=20, accumulation=4, micro_batch=2, block=32, seed=1)
+    ramped = PackedLoader(data, steps=20, accumulation=4, micro_batch=2, block=32, seed=1, ramp=0.5)
+    batches = [inputs for inputs, *_ in ramped]
+    passes = [len(batch) for batch in batches]
+    assert passes == sorted(passes)
+    assert set(passes) == {1, 2, 3, 4}
+    assert sum(passes) == 80
+    assert len(passes) == len(PackedLoader(data, steps=20, accumulation=4, micro_batch=2, block=32, seed=1, ramp=0.5))
+    found, wanted = (
+        [row for batch in some for row in _rows(batch)] for some in (batches, [inputs for inputs, *_ in plain])
+    )
+    assert found == wanted
+
+
+def test_a_batch_that_does_not_divide_the_rows_ends_with_a_smaller_step() -> None:
+    data = Numbered([20] * 50)
+    first = PackedLoader(data, steps=5, accumulation=1, micro_batch=4, block=32, seed=1)
+    next(iter(first))
+    second = PackedLoader(data, steps=5, accumulation=1, micro_batch=7, block=32, seed=1)
+    second.load_state_dict(first.state_dict())
+    assert len(second) == 1 + 3
+    counts = [len(_rows(inputs)) for inputs, *_ in second]
+    assert counts == [7, 7, 2]
 
 
 def test_order_changes_with_seed_epoch_and_data() -> None:

@@ -7,7 +7,7 @@ from components.training.packing import pack
 
 def _rows(lengths: list[int], capacity: int, window: int = 512) -> list[list[tuple[int, int, int]]]:
     packed = pack(range(len(lengths)), lengths, capacity, window)
-    return [[(p.index, p.start, p.stop) for p in row] for row in packed]
+    return [[(p.source, p.start, p.stop) for p in row] for row in packed]
 
 
 def test_every_token_is_in_exactly_one_piece() -> None:

@@ -18,8 +18,8 @@ from urllib.parse import unquote, urlsplit
 
 from components.atomic import atomic_file
 from components.errors import InkwellError
-from components.ingest.cache import alone, cache_folder, check_hash, file_hash, keep, kept
-from components.ingest.locations import public, without_secrets
+from components.fetching.cache import alone, cache_folder, check_hash, file_hash, keep, kept
+from components.fetching.locations import public, without_secrets
 from components.progress import bar
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from components.errors import InkwellError
-from components.ingest.cache import alone, cache_folder, check_hash, file_hash, keep, kept
+from components.fetching.cache import alone, cache_folder, check_hash, file_hash, keep, kept
 from components.progress import bar
 
 _Client = Callable[[Path], Iterator[Path]]  # fetches into a folder, offers each archive it got
@@ -99,7 +99,7 @@ def _npm_error(name: str, version: str, output: str) -> InkwellError:
     if "ETARGET" in output or "No matching version" in output:
         return InkwellError(f"{what}: the registry has no such version; `npm view {name} versions` lists them.")
     if "E404" in output:
-        return InkwellError(f"{what}: the registry has no such package; check `location`.")
+        return InkwellError(f"{what}: the registry has no such package; check its name.")
     return InkwellError(f"{what}: npm failed: {_last_words(output, 'npm error')}.")
 
 

@@ -1,0 +1,123 @@
+"""What is decided before the first step: the model, how the machine is used, and the plan."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+
+from components import architectures
+from components.ceiling import Ceiling, gemm_ceiling, operations_per_token, run_shapes
+from components.hardware import decide
+from components.pretrain.data import CorpusSequences
+from components.pretrain.dial import is_set
+from components.pretrain.plan import Plan, check
+from components.pretrain.planning import resolve
+from components.pretrain.probe import step_timer
+from components.training.recipe import optimizers_for
+from components.training.trial import StepTrial
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from components.choices import Choices
+    from components.configuration import Machine, Pretrain
+    from components.packed import TokenShards
+    from components.training.distributed import World
+
+_TOKENS_A_SECOND = 5_000  # of two cores: to foresee a run that is given in minutes, before anything is measured
+_WORTH_TIMING = 3e13  # operations: a shorter run is over before it is told how long it takes
+_MEMORY_SHARE = 0.8  # of the machine's, which a training may plan to take
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """A model before its first step. `parameters`: those of the run, the dial resolved. `ceiling`: on processors only."""
+
+    model: PreTrainedModel
+    parameters: Pretrain
+    choices: Choices
+    plan: Plan
+    ceiling: Ceiling | None
+    operations_per_token: float
+
+    def figures(self, tokens_per_second: float) -> dict[str, float]:
+        """Speed against what the machine's matrix products reach, for the metrics."""
+        found = {"operations_per_second": float(round(tokens_per_second * self.operations_per_token))}
+        if self.ceiling is not None:
+            found["gemm_operations_per_second"] = float(round(self.ceiling.operations_per_second))
+            found["model_flops_utilisation"] = round(
+                self.ceiling.share(tokens_per_second, self.operations_per_token), 4
+            )
+        return found
+
+
+def begin(
+    parameters: Pretrain,
+    machine: Machine,
+    train: TokenShards,
+    tokenizer: PreTrainedTokenizerFast,
+    work: Path,
+    seed: int,
+    world: World,
+) -> Beginning:
+    """Decide everything, or read in `work` what was decided when the run began.
+
+    Raises InkwellError for shapes, weights and wishes that cannot be.
+    """
+    vocabulary = len(tokenizer)
+    if not is_set(parameters):
+        check(parameters, train)
+    model = _model(parameters, tokenizer, seed)
+    world.check(model, parameters.block)
+    initial = architectures.count_of(model) if parameters.initial else None
+    trial = StepTrial(
+        model,
+        partial(optimizers_for, parameters, False),
+        micro_batch=parameters.micro_batch,
+        accumulation=parameters.accumulation,
+        block=parameters.block,
+        activation_checkpointing=parameters.activation_checkpointing,
+    )
+    expected = parameters.steps * parameters.micro_batch * parameters.accumulation * parameters.block
+    if parameters.dial.minutes is not None:
+        expected = int(60 * parameters.dial.minutes * _TOKENS_A_SECOND)
+    choices = world.decide(lambda: decide(machine, expected, work, trial))
+    choices.apply()
+    worth_timing = is_set(parameters) or trial.operations * expected >= _WORTH_TIMING
+    probe = step_timer(CorpusSequences(train), vocabulary, choices) if worth_timing and initial is None else None
+    resolved, plan = world.decide(
+        lambda: resolve(
+            parameters,
+            train,
+            work,
+            vocabulary=vocabulary,
+            probe=probe,
+            bf16=choices.bf16,
+            memory_gib=_MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
+            initial=initial,
+            processes=world.replicas,
+        )
+    )
+    if is_set(parameters):
+        check(resolved, train)
+        model = _model(resolved, tokenizer, seed)
+    ceiling = None
+    if choices.device == "cpu":
+        shapes = run_shapes(model, resolved.micro_batch * resolved.block)
+        ceiling = gemm_ceiling(choices.dtype, choices.threads, shapes)
+    return Beginning(model, resolved, choices, plan, ceiling, operations_per_token(model, resolved.block))
+
+
+def _model(parameters: Pretrain, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
+    torch.manual_seed(seed)
+    if parameters.initial:
+        from components.initial import initial_model
+
+        return initial_model(parameters, tokenizer)
+    return architectures.build(parameters, len(tokenizer))

@@ -1,0 +1,171 @@
+"""From parameters to a plan that is worked out once, kept with the run, and followed by every process that resumes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from components.architectures import count
+from components.atomic import atomic_file
+from components.errors import InkwellError
+from components.pretrain.dial import CorpusFacts, turn
+from components.pretrain.pace import Pace
+from components.pretrain.plan import Plan, planned
+from components.scaling import Law, Run
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from components.architectures import Count
+    from components.configuration import Pretrain
+    from components.packed import TokenShards
+
+
+class Probe(Protocol):
+    """Times optimizer steps on this machine."""
+
+    def __call__(self, parameters: Pretrain) -> float:
+        """Seconds of a step of these parameters, measured now."""
+        ...
+
+    def known(self) -> Pace | None:
+        """What an earlier run measured here: it decides which shape is timed first, nothing else."""
+        ...
+
+    def learn(self, pace: Pace) -> None:
+        """Keep this for the next run."""
+        ...
+
+
+PLAN = "plan.json"
+_LAW = Path(__file__).with_name("law.yaml")
+_PROBES = 3  # shapes that are timed at most
+# Before anything was timed: about two cores of a laptop. It decides which shape is timed first, nothing else.
+_GUESS = Pace(((256, 1e11),))
+_ENOUGH_MINUTES = 5.0  # for the smallest shape, at that pace
+
+
+def law() -> Law:
+    """The law of `law.yaml`."""
+    return Law(**{name: value for name, value in _law_file().items() if name != "runs"})
+
+
+def law_runs() -> list[Run]:
+    """The runs that it was fitted to."""
+    return [Run(**run) for run in _law_file()["runs"]]
+
+
+def _law_file() -> dict[str, Any]:
+    import yaml
+
+    values: dict[str, Any] = yaml.safe_load(_LAW.read_text(encoding="utf-8"))
+    return values
+
+
+def resolve(
+    parameters: Pretrain,
+    train: TokenShards,
+    work: Path,
+    *,
+    vocabulary: int,
+    probe: Probe | None,
+    bf16: bool = True,
+    memory_gib: float | None = None,
+    initial: Count | None = None,
+    processes: int = 1,
+) -> tuple[Pretrain, Plan]:
+    """The parameters that a run really has, and its plan; kept in `work`/plan.json, and read from there the next time.
+
+    Where the dial is not set, the parameters are those that were given. probe: `components.pretrain.probe`, asked for at
+    most three shapes; None: nothing is timed, so a plan has no minutes, and a dial in minutes is refused. initial: size of
+    the weights that the run continues from, whose shape `parameters` then have (`shaped_like`).
+    memory_gib: what the training may take; the dial chooses nothing larger. processes: that train together, each as fast
+    as the one that is timed.
+
+    Raises InkwellError as `components.pretrain.dial.turn` does.
+    """
+    corpus, trusted = CorpusFacts.of(train), law()
+
+    def size(shape: Pretrain) -> Count:
+        return initial or count(shape, vocabulary)
+
+    def turned(pace: Pace, among: Pretrain = parameters) -> Pretrain:
+        return turn(among, corpus, vocabulary, pace, trusted, memory_gib=memory_gib, bf16=bf16, initial=initial)
+
+    def timed(shape: Pretrain, pace: Pace) -> Pace:
+        assert probe is not None
+        batch = shape.block * shape.micro_batch * shape.accumulation
+        return pace.with_step(shape, size(shape), vocabulary, batch, probe(shape))
+
+    def measured() -> tuple[Pretrain, Pace]:
+        pace = Pace((), processes)
+        if parameters.dial.minutes is None:
+            resolved = turned(_GUESS)
+            return resolved, timed(resolved, pace) if probe else pace
+        if probe is None:
+            raise InkwellError(
+                "pretrain.dial.minutes needs a machine to measure: set pretrain.dial.parameters instead."
+            )
+        resolved = _first(turned, parameters, probe.known())
+        tried: set[tuple[int, int]] = set()
+        while len(tried) < _PROBES and _form(resolved) not in tried:
+            tried.add(_form(resolved))
+            pace = timed(resolved, pace)
+            resolved = turned(pace)
+        return resolved, pace
+
+    kept = work / PLAN
+    if kept.exists():
+        saved = json.loads(kept.read_text(encoding="utf-8"))
+        # what the dial has not decided may have been changed since
+        resolved = type(parameters).model_validate(parameters.model_dump() | saved["decided"])
+        pace = Pace(tuple((width, rate) for width, rate in saved["measured"]), processes)
+    else:
+        resolved, pace = measured()
+        if probe and pace.measured:
+            probe.learn(pace)
+    plan = planned(
+        resolved, size(resolved), corpus, vocabulary, trusted, pace=pace if pace.measured else None, bf16=bf16
+    )
+    if not kept.exists():
+        written = parameters.model_dump(mode="json")
+        decided = {name: value for name, value in resolved.model_dump(mode="json").items() if value != written[name]}
+        described = {"decided": decided, "measured": pace.measured, "plan": asdict(plan)}
+        with atomic_file(kept) as temporary:
+            temporary.write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return resolved, plan
+
+
+def _first(turned: Callable[..., Pretrain], parameters: Pretrain, known: Pace | None) -> Pretrain:
+    """The shape that is timed first: what would be chosen at the pace that is known, or assumed."""
+    if known is not None:
+        with suppress(InkwellError):  # too few minutes, at a pace that need not be today's
+            return turned(known)
+    enough = parameters.dial.model_copy(update={"minutes": max(parameters.dial.minutes or 0, _ENOUGH_MINUTES)})
+    return turned(_GUESS, parameters.model_copy(update={"dial": enough}))
+
+
+def _form(parameters: Pretrain) -> tuple[int, int]:
+    return parameters.hidden_size, parameters.layers
+
+
+def shaped_like(parameters: Pretrain, model: PreTrainedModel) -> Pretrain:
+    """`parameters` with the shape that a loaded model has, for `resolve` and for what is told of the run."""
+    from components.architectures import of
+
+    config = model.config
+    read = {
+        "architecture": of(config).name,
+        "hidden_size": config.hidden_size,
+        "layers": config.num_hidden_layers,
+        "heads": getattr(config, "num_attention_heads", None) or getattr(config, "num_heads", None),
+        "feed_forward_size": getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None),
+        "tie_embeddings": config.tie_word_embeddings,
+    }
+    found = {name: value for name, value in read.items() if value is not None}
+    found["key_value_heads"] = getattr(config, "num_key_value_heads", None) or found["heads"]
+    return parameters.model_copy(update=found)

@@ -1,0 +1,120 @@
+"""Hyper-parameters for a shape and a number of tokens, carried over from one shape at which they were tuned.
+
+Across widths: Muon's rate stays (its updates have a spectral norm fixed by the matrix' shape, the condition of Yang et al.
+2023, arXiv 2310.17813), that of AdamW for the head falls as 1 / width and that of embeddings stays, as in muP (Yang et
+al. 2022, arXiv 2203.03466); AdamW on matrices falls as 1 / width too. `python -m benchmarks.width_transfer` shows how
+far this holds here. Across tokens: the batch grows as tokens^0.571 (Li et al. 2025, "Step Law", arXiv 2503.04715),
+which does not depend on the model; rates are left as they are, since Muon's have served unchanged for batches of 2,048
+and of half a million tokens. Across passes over the same text: weight decay and dropout rise (`regularised`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log, sqrt
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from components.configuration import Pretrain
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The shape and work at which the recipe was tuned (conf/size/laptop.yaml on the Tang poems), and what was found."""
+
+    width: int = 256
+    batch_tokens: int = 2048
+    tokens: int = 4_900_000
+    matrix_learning_rate: float = 0.02
+    embedding_learning_rate: float = 0.1
+    learning_rate: float = 0.005  # of AdamW beside Muon: head and norms
+    adamw_learning_rate: float = 0.003  # of AdamW for everything
+    weight_decay: float = 0.1
+    warmup_share: float = 1 / 60
+    decay_fraction: float = 0.6
+
+
+TUNED = Tuned()
+RATES = ("matrix_learning_rate", "embedding_learning_rate", "learning_rate")
+BATCH_EXPONENT = 0.571
+MICRO_TOKENS = 4096  # tokens a forward pass at most: more no longer makes a CPU faster, and takes memory
+_SMALLEST_BATCH = 1024
+_STEPS_AN_EPOCH = 8  # at least: with fewer, a batch is no sample of the corpus any more
+_FRESH_PASSES, _STALE_PASSES = 4.0, 16.0  # repeated tokens are as good as fresh up to the first (arXiv 2305.16264)
+_HIGHEST_DECAY, _HIGHEST_DROPOUT = 8.0, 0.1
+
+
+def learning_rates(optimizer: str, width: int) -> dict[str, float]:
+    """Peak rates of `pretrain` for a model of that width."""
+    narrow = TUNED.width / width
+    base = TUNED.learning_rate if optimizer == "muon" else TUNED.adamw_learning_rate
+    return {
+        "matrix_learning_rate": TUNED.matrix_learning_rate,
+        "embedding_learning_rate": TUNED.embedding_learning_rate,
+        "learning_rate": round(base * narrow, 7),
+    }
+
+
+def batches(block: int, unique: int) -> list[tuple[int, int]]:
+    """(tokens of a batch, fewest tokens of a run it is for), both rising: rows of `block` in powers of two.
+
+    Each serves the runs for which it is the nearest to the law. The second is a multiple of the first, so that a run
+    whose tokens are cut to whole steps never has fewer when its budget grows.
+    """
+    largest = max(block, unique // _STEPS_AN_EPOCH)
+    found: list[tuple[int, int]] = []
+    rows = 1
+    while rows * block <= largest:
+        size = rows * block
+        fewest = TUNED.tokens * (size / TUNED.batch_tokens / sqrt(2)) ** (1 / BATCH_EXPONENT)
+        if size >= min(_SMALLEST_BATCH, largest // 2):
+            found.append((size, round(fewest / size) * size if found else 0))
+        rows *= 2
+    return found
+
+
+def micro_batch(block: int, rows: int) -> int:
+    """Rows a forward pass: a divisor of the `rows` of a batch."""
+    micro = rows
+    while micro * block > MICRO_TOKENS and micro % 2 == 0:
+        micro //= 2
+    return micro
+
+
+def regularised(epochs: float) -> dict[str, float]:
+    """Weight decay and dropout for so many passes over the same text."""
+    stale = min(1.0, max(0.0, log(max(epochs, 1e-9) / _FRESH_PASSES) / log(_STALE_PASSES / _FRESH_PASSES)))
+    return {
+        "weight_decay": round(TUNED.weight_decay * _HIGHEST_DECAY**stale, 3),
+        "residual_dropout": round(_HIGHEST_DROPOUT * stale, 3),
+        "dropout": 0.0,
+    }
+
+
+def course(steps: int) -> dict[str, object]:
+    """Warm-up, decay and how often a run of so many steps is looked at."""
+    every = max(1, round(steps / 10))
+    return {
+        "warmup_steps": min(max(10, round(steps * TUNED.warmup_share)), steps // 4, 1000),
+        "decay_fraction": TUNED.decay_fraction,
+        "validation_every": every,
+        "sample_every": every,
+    }
+
+
+def settings(
+    parameters: Pretrain, *, batch_tokens: int, steps: int, unique: int, mean_tokens: float
+) -> dict[str, object]:
+    """All that follows from a shape (in `parameters`), a batch and a number of steps over `unique` tokens."""
+    tokens = batch_tokens * steps
+    return {
+        **learning_rates(parameters.optimizer, parameters.hidden_size),
+        **regularised(tokens / unique),
+        **course(steps),
+        "validation_documents": _validation_documents(tokens, mean_tokens),
+    }
+
+
+def _validation_documents(tokens: int, mean_tokens: float) -> int:
+    """So many that ten validations of a run cost about 3 % of it (a forward pass is a third of the work)."""
+    return int(min(400, max(20, 0.03 * tokens * 3 / 10 / mean_tokens)))

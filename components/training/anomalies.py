@@ -1,0 +1,159 @@
+"""Steps that go wrong: losses that are no number, spikes of loss or gradient, steps that do not end.
+
+A spike is told by the robust z-score: the distance from the median of the last steps, in units of 1.4826 times the median
+absolute deviation, which is one standard deviation of normal data and which outliers hardly move (Iglewicz and Hoaglin
+1993). Returning to a checkpoint and leaving out the rows behind it is what Chowdhery et al. 2022 (PaLM, section 5.1) did.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from components.configuration.training import Anomalies
+
+Action = Literal["record", "skip", "roll_back", "stop"]
+_AT_LEAST = 10  # steps that must have been seen before any is judged
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is wrong with a step, in words, and what is to be done."""
+
+    action: Action
+    reason: str
+
+
+class Judge:
+    """Judges every step by its loss and gradient norm. Its state is part of a checkpoint."""
+
+    def __init__(self, parameters: Anomalies) -> None:
+        self.parameters = parameters
+        self.losses: deque[float] = deque(maxlen=parameters.window)
+        self.norms: deque[float] = deque(maxlen=parameters.window)
+        self.recorded = self.left_out = self.rolled_back = 0
+
+    def look(self, loss: float, norm: float) -> Verdict | None:
+        """The verdict on a step of that loss (nats a token) and norm of the gradient; None when nothing is wrong."""
+        verdict = self._not_finite(loss, norm) or self._spike(loss, norm)
+        if verdict is None or verdict.action == "record":
+            self.losses.append(loss)
+            self.norms.append(norm)
+        if verdict is None:
+            return None
+        match verdict.action:
+            case "record":
+                self.recorded += 1
+            case "skip":
+                self.left_out += 1
+            case "roll_back":
+                self.rolled_back += 1
+        maximum = self.parameters.maximum
+        if verdict.action != "stop" and self.left_out + self.rolled_back > maximum:
+            return Verdict("stop", f"{verdict.reason}, and {maximum} steps were left out or rolled back before")
+        return verdict
+
+    def state_dict(self, events: bool = True) -> dict[str, Any]:
+        """What it has seen; with `events` also what was done."""
+        seen: dict[str, Any] = {"losses": list(self.losses), "norms": list(self.norms)}
+        return seen | ({"done": (self.recorded, self.left_out, self.rolled_back)} if events else {})
+
+    def load_state_dict(self, state: dict[str, Any], events: bool = True) -> None:
+        """Take up a saved state; without `events` the counts stay, because what was done stays done."""
+        self.losses = deque(state["losses"], self.parameters.window)
+        self.norms = deque(state["norms"], self.parameters.window)
+        if events:
+            self.recorded, self.left_out, self.rolled_back = state["done"]
+
+    def _not_finite(self, loss: float, norm: float) -> Verdict | None:
+        if math.isfinite(loss) and math.isfinite(norm):
+            return None
+        what = "gradient" if math.isfinite(loss) else "loss"
+        return Verdict(self.parameters.not_finite, f"the {what} is {norm if what == 'gradient' else loss}")
+
+    def _spike(self, loss: float, norm: float) -> Verdict | None:
+        if len(self.losses) < max(_AT_LEAST, self.parameters.window // 4):
+            return None
+        for what, value, seen in (("loss", loss, self.losses), ("gradient norm", norm, self.norms)):
+            score = robust_z_score(value, seen)
+            if score > self.parameters.z_score:
+                usual = statistics.median(seen)
+                return Verdict(
+                    self.parameters.spike,
+                    f"{what} {value:.4g} where {usual:.4g} is usual ({score:.1f} robust standard deviations)",
+                )
+        return None
+
+
+def robust_z_score(value: float, seen: Iterable[float]) -> float:
+    """Distance of `value` from the median of `seen` in robust standard deviations; negative below it.
+
+    Where nearly all values are equal, a hundredth of the median is taken for a deviation.
+    """
+    values = list(seen)
+    middle = statistics.median(values)
+    deviation = 1.4826 * statistics.median(abs(other - middle) for other in values)
+    return (value - middle) / max(deviation, 0.01 * abs(middle), 1e-12)
+
+
+class StallWatch:
+    """Tells when a step takes `factor` times the median of the last ones, while it still hangs and when it has ended.
+
+    Times are of the machine and not of the run: they change nothing but what is told.
+    """
+
+    def __init__(self, factor: float, tell: Callable[[str], None], window: int = 50, poll: float = 1.0) -> None:
+        self.factor, self.tell, self.poll = factor, tell, poll
+        self.stalls = 0
+        self._seconds: deque[float] = deque(maxlen=window)
+        self._begun: tuple[int, float] | None = None
+        self._told: int | None = None
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> StallWatch:
+        self._thread = threading.Thread(target=self._watch, name="stall-watch", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._thread:
+            self._thread.join()
+
+    def begin(self, step: int) -> None:
+        """A step begins."""
+        self._begun = (step, time.monotonic())
+
+    def end(self) -> None:
+        """It has ended. A median does not mind the first, which compiles."""
+        if self._begun is None:
+            return
+        step, begun = self._begun
+        self._begun = None
+        seconds, usual = time.monotonic() - begun, self._usual()
+        if usual is not None and seconds > self.factor * usual:
+            self.stalls += 1
+            self.tell(f"step {step} took {seconds:.1f} s, where {usual:.2g} s is usual")
+        self._seconds.append(seconds)
+
+    def _usual(self) -> float | None:
+        seen = tuple(self._seconds)  # two threads: the other must not meet a change while it reads
+        return statistics.median(seen) if len(seen) >= 5 else None
+
+    def _watch(self) -> None:
+        while not self._ended.wait(self.poll):
+            begun, usual = self._begun, self._usual()
+            if begun is None or usual is None or begun[0] == self._told:
+                continue
+            seconds = time.monotonic() - begun[1]
+            if seconds > self.factor * usual:
+                self._told = begun[0]
+                self.tell(f"step {begun[0]} has been going on for {seconds:.1f} s and does not end")

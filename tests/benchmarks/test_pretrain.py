@@ -1,0 +1,341 @@
+"""The benchmarks of training in miniature: what they measure with has to be right."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmarks.parts import Parts
+from benchmarks.peers.contender import Run, Shape, scored
+from benchmarks.peers.inkwell import Inkwell, Start
+from benchmarks.peers.litgpt_peer import LitGPT
+from benchmarks.peers.rows import rows
+from benchmarks.peers.timing import Timed, marked, steps_within, timed
+from benchmarks.peers.transformers_peer import TransformersTrainer
+from benchmarks.pictures import race_picture, scaling_picture
+from benchmarks.pretrain import main
+from benchmarks.race import BUDGETS, Race, smallest
+from components.errors import InkwellError
+from components.packed import TokenShards
+
+ROOT = Path(__file__).parents[2]
+SHAPE = Shape(512, 64, 2, 2, 2, 32, 128, tied=False)
+SMALL = {
+    "hidden_size": 64,
+    "layers": 2,
+    "heads": 2,
+    "key_value_heads": 2,
+    "feed_forward_size": 128,
+    "steps": 12,
+    "warmup_steps": 2,
+    "block": 64,
+    "micro_batch": 4,
+    "accumulation": 1,
+    "validation_every": 4,
+    "validation_documents": 8,
+    "sample_every": 100,
+}
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, token_folder: Path, tokenizer_folder: Path) -> Path:
+    """What `make run` leaves, as far as training needs it."""
+    folder = tmp_path / "workspace"
+    shutil.copytree(token_folder, folder / "data" / "tokens")
+    shutil.copytree(tokenizer_folder, folder / "models" / "tokenizer")
+    parameters = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    parameters["pretrain"] |= SMALL
+    parameters["machine"] |= {"compile": "off", "calibrate": False}
+    (folder / "params.yaml").write_text(yaml.safe_dump(parameters, allow_unicode=True), encoding="utf-8")
+    return folder
+
+
+def figures(capsys: pytest.CaptureFixture[str], workspace: Path, *arguments: str) -> dict[str, float]:
+    """The last line of the command."""
+    assert main(["--workspace", str(workspace), "--results", str(workspace / "results"), *arguments]) == 0
+    found: dict[str, float] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return found
+
+
+def test_a_command_is_timed_by_the_steps_that_it_tells(tmp_path: Path) -> None:
+    code = "import time\nfor i in range(1, 6):\n  time.sleep(0.2)\n  print('@', i, flush=True)\ntime.sleep(0.6)"
+    found = timed([sys.executable, "-c", code], tmp_path / "run", 30, marked(r"^@ (\d+)$"))
+    assert [step for step, _ in found.steps] == [1, 2, 3, 4, 5]
+    assert found.trained == found.steps[-1][1]
+    assert 0.15 < found.pace < 2
+    assert found.seconds > found.trained + 0.5, "what follows the last step is not training"
+    assert len((tmp_path / "run" / "log.txt").read_text().splitlines()) == 5
+    found = timed([sys.executable, "-c", code], tmp_path / "run", 30, marked(r"^@ (\d+)$"), first_only=True)
+    assert [step for step, _ in found.steps] == [1], "ended as soon as it trains"
+
+
+def test_a_command_that_fails_or_hangs_is_told_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(InkwellError, match=r"ended with status 3.*: 坏了"):
+        timed([sys.executable, "-c", "print('坏了'); raise SystemExit(3)"], tmp_path, 30, marked("(x)"))
+    child = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    with pytest.raises(InkwellError, match="had not ended after 3 s"):
+        timed([sys.executable, "-c", code], tmp_path, 3, marked("(x)"))
+    process = int((tmp_path / "pid").read_text())
+    for _ in range(100):
+        if not Path(f"/proc/{process}").exists():
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("the grandchild is still alive")
+
+
+def test_a_schedule_is_planned_from_a_trial_of_speed() -> None:
+    # ten seconds to start, two of warming up, then a second a step
+    trial = Timed(30.0, [(1, 10.0), (2, 12.0), (3, 14.0), *((step, 11.0 + step) for step in range(4, 12))])
+    assert (trial.first, trial.pace, trial.trained) == (10.0, 1.0, 22.0)
+    assert steps_within(trial, 60) == 51
+    assert steps_within(trial, 1) == 2, "a run has two steps at least"
+    with pytest.raises(InkwellError, match="fewer than two steps"):
+        steps_within(Timed(30.0, [(1, 10.0)]), 60)
+
+
+def test_parts_are_measured_once_for_each_setting(tmp_path: Path) -> None:
+    counted: list[int] = []
+
+    def work() -> dict[str, Any]:
+        counted.append(1)
+        return {"value": len(counted)}
+
+    first = Parts(tmp_path, {"minutes": 10})
+    assert [first.done("a", work), first.done("a", work)] == [{"value": 1}, {"value": 1}]
+    assert Parts(tmp_path, {"minutes": 10}).done("a", work) == {"value": 1}, "another process goes on"
+    assert Parts(tmp_path, {"minutes": 5}).done("a", work) == {"value": 2}
+    assert Parts(tmp_path, {"minutes": 10}, fresh=True).done("a", work) == {"value": 3}
+
+    def fails() -> dict[str, Any]:
+        raise InkwellError("killed in the middle")
+
+    with pytest.raises(InkwellError):
+        first.done("b", fails)
+    assert not first.has("b")
+    assert Parts(tmp_path, {"minutes": 10}).names("*") == ["a"]
+
+
+@pytest.mark.parametrize("unlucky", [0.0, 0.03])
+@pytest.mark.parametrize("needed", [0.01, 0.04, 0.06, 0.1, 0.12, 0.4, 0.9])
+def test_the_smallest_budget_that_reaches_the_target_with_every_seed_is_found(needed: float, unlucky: float) -> None:
+    """`unlucky`: how much more of the time the worst seed needs."""
+    found = smallest(lambda share: share >= needed, lambda share: share >= needed + unlucky)
+    assert found == min((budget for budget in BUDGETS if budget >= needed + unlucky), default=None)
+
+
+def test_other_trainers_read_every_token_of_the_corpus_in_rows(token_folder: Path) -> None:
+    shards = TokenShards(token_folder, "train")
+    found = rows(token_folder, "train", 33, seed=1)
+    assert found.shape == (shards.tokens // 33, 33)
+    stream = found.ravel().tolist()
+    whole = [shards.document(index).tolist() for index in range(len(shards))]
+    starts = [at for at, token in enumerate(stream) if token == whole[0][0]]
+    documents = [stream[begin:end] for begin, end in pairwise(starts)]
+    assert documents
+    assert all(document in whole for document in documents), "documents stay whole, whatever their order"
+    assert documents != whole[: len(documents)]
+    assert (rows(token_folder, "train", 33, seed=1) == found).all()
+    assert not (rows(token_folder, "train", 33, seed=2) == found).all()
+
+
+def test_operations_are_counted_as_the_paper_counts_them() -> None:
+    from benchmarks.engine import operations_per_token
+    from components.models import build_model
+
+    model = build_model("qwen3", vocab_size=512, hidden_size=64, num_hidden_layers=3, intermediate_size=96,
+                        num_attention_heads=2, num_key_value_heads=1, head_dim=32, max_position_embeddings=128,
+                        tie_word_embeddings=False)  # fmt: skip
+    matrices = 3 * (64 * 64 + 2 * 32 * 64 + 64 * 64 + 3 * 64 * 96)
+    expected = 6 * (matrices + 512 * 64) + 12 * 3 * 128 * 64
+    assert operations_per_token(model, 128) == expected
+
+
+@pytest.mark.timeout(1500)
+def test_compute_scaling_and_overhead_measure_real_steps(capsys: pytest.CaptureFixture[str], workspace: Path) -> None:
+    small = ("--size", "tiny", "--rounds", "2", "--steps", "4")
+    found = figures(capsys, workspace, "--only", "compute,scaling,overhead", *small)
+    assert 0 < found["gemm_fraction_tiny_min"] <= found["gemm_fraction_tiny"] <= found["gemm_fraction_tiny_max"] < 1.5
+    rate = found["operations_per_second_tiny"] / found["gemm_ceiling_tiny"]
+    assert found["gemm_fraction_tiny"] == pytest.approx(rate, rel=0.5)
+    assert found["gemm_fraction_causal_tiny"] < found["gemm_fraction_tiny"]
+    assert found["speedup_vs_eager"] == found["speedup_vs_eager_tiny"] > 0
+    assert (
+        found["scaling_parameters_tiny"] == 2 * 512 * 128 + 2 * (4 * 128 * 128 + 3 * 128 * 256 + 2 * 128 + 2 * 64) + 128
+    )
+    assert found["scaling_peak_gib_tiny"] > 0.1
+    assert found["checkpoint_seconds"] >= 0
+    assert found["loop_overhead_min"] <= found["loop_overhead"] <= found["loop_overhead_max"]
+    again = figures(capsys, workspace, "--only", "compute,scaling,overhead", *small)
+    assert again == found, "finished parts are not measured again"
+
+
+@pytest.mark.timeout(1500)
+def test_sixteen_minutes_in_a_moment(capsys: pytest.CaptureFixture[str], workspace: Path) -> None:
+    found = figures(capsys, workspace, "--only", "sixteen", "--plan", "steps", "--sixteen-minutes", "0.1")
+    shards = TokenShards(workspace / "data" / "tokens", "train")
+    assert 0 < found["bpc_16min"] < 20
+    assert found["chars_per_second_ratio_to_slides"] == pytest.approx(found["chars_per_second"] / 39_500, abs=1e-6)
+    with (next((workspace / "results").glob("*/sixteen-0.1.json"))).open() as handle:
+        run = json.load(handle)
+    assert 2 <= run["predicted"] <= run["steps"] * 4 * 64
+    learnt = run["predicted"] * shards.characters / (shards.tokens - len(shards))
+    assert found["chars_per_second"] == pytest.approx(learnt / found["seconds_16min"], rel=1e-3)
+    assert found["chars_per_second_training"] > found["chars_per_second"], "starting takes time"
+
+
+class EagerTrainer(TransformersTrainer):
+    """Without the half minute of compiling."""
+
+    modes: Sequence[str] = ("eager",)
+    rates: Sequence[float] = (3e-3, 1e-9)
+    batch = 4
+
+
+@pytest.mark.timeout(1500)
+def test_the_race_from_the_first_trial_to_the_target(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In seconds starting takes longer than the race may: nobody is sent back for that, and two budgets are enough."""
+    monkeypatch.setattr("benchmarks.race.BUDGETS", (0.1, 0.5))
+    monkeypatch.setattr("benchmarks.race._FIRST", 0)
+    monkeypatch.setattr("benchmarks.race._OVERRUN", 1e9)
+    race = Race(
+        workspace,
+        Parts(tmp_path / "parts", {"minutes": 0.1}),
+        Inkwell(workspace, tmp_path / "caches", "steps"),
+        [EagerTrainer()],
+        seconds=12.0,
+        block=64,
+        caches=("warm",),
+        seeds=(1,),
+    )
+    found, curves = race.run()
+    assert found["rate_transformers"] == 3e-3, "a rate of 1e-9 learns nothing"
+    assert found["parameters_inkwell"] > 0
+    assert 0 < found["bpc_transformers"] < math.log2(512) * 1.5
+    assert found["bpc_inkwell"] > 0
+    shorter = "Inkwell planned for less time, warm cache"
+    assert set(curves) == {"Inkwell, warm cache", "transformers, warm cache", shorter}
+    assert all(moment > 0 and 0 < bits < 20 for moment, bits in curves[shorter])
+    moments = [moment for moment, _ in curves["transformers, warm cache"]]
+    assert moments == sorted(moments)
+    assert moments[-1] == found["seconds_transformers"]
+    assert [moment for moment, _ in curves["Inkwell, warm cache"]][-1] == pytest.approx(found["seconds_inkwell"])
+    if "time_to_target_ratio" in found:
+        assert found["target_bpc"] == found["bpc_transformers"] >= found["target_reached_bpc_max"]
+    began = time.monotonic()
+    assert replace(race, parts=Parts(tmp_path / "parts", {"minutes": 0.1})).run()[0] == found
+    assert time.monotonic() - began < 5, "finished parts are read, not measured"
+
+
+def test_inkwell_is_told_its_time_by_the_dial_or_by_steps(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(Inkwell, "_run", lambda self, folder, length, cold, limit, seed: told.append(length))
+    start = Start(overhead=15.0, pace=0.5)
+    Inkwell(workspace, tmp_path, "dial").train(tmp_path, 75.0, start, cold=False, limit=1)
+    Inkwell(workspace, tmp_path, "steps").train(tmp_path, 75.0, start, cold=False, limit=1)
+    Inkwell(workspace, tmp_path, "dial").train(tmp_path, 10.0, start, cold=False, limit=1)
+    # a minute is left; less 5 % for validations it is 114 steps; the file warms up for 2 of 12
+    assert told[:2] == [["pretrain.dial.minutes=1.0000"], ["pretrain.steps=114", "pretrain.warmup_steps=19"]]
+    assert told[2] == ["pretrain.dial.minutes=0.0167"], "never less than a tenth of what it was planned for"
+
+
+def test_all_sides_are_scored_alike(workspace: Path, tmp_path: Path) -> None:
+    ours = Inkwell(workspace, tmp_path / "caches", "steps")
+    done = ours.train(tmp_path / "run", 1.0, Start(0.0, 0.1), cold=True, limit=300)
+    assert done.steps == 9, "a second, less what validations take, at a tenth a step"
+    model = tmp_path / "run" / "models" / "base"
+    request = {
+        "tokens": str(workspace / "data" / "tokens"),
+        "documents": None,
+        "block": 64,
+        "models": [{"folder": str(model)}],
+    }
+    assert scored(tmp_path, request)[0] == pytest.approx(done.bits, rel=1e-6)
+    assert done.predicted <= done.metrics["tokens"]
+
+
+@pytest.mark.timeout(1500)
+def test_litgpt_trains_on_the_same_tokens_and_its_weights_are_scored_alike(workspace: Path, tmp_path: Path) -> None:
+    kept = os.environ.get("INKWELL_LITGPT") or ROOT / ".inkwell" / "benchmarks" / "pretrain" / "litgpt-environment"
+    peer = LitGPT(Path(kept) if Path(kept).exists() else tmp_path / "litgpt")
+    try:
+        peer.install(tmp_path)
+    except InkwellError as error:
+        pytest.skip(str(error))
+    run = Run(tmp_path / "run", workspace / "data" / "tokens", SHAPE, rate=3e-3, steps=24, batch=4, block=64, saves=2)
+    command = peer.command(run, "compiled")
+    found = timed(command, run.folder, 500, peer.step, {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")})
+    assert [step for step, _ in found.steps] == list(range(1, 25))
+    kept_weights = peer.weights(run)
+    assert [step for step, _ in kept_weights] == [12, 24]
+    request = {
+        "tokens": str(run.tokens),
+        "documents": None,
+        "block": 64,
+        "models": [entry for _, entry in kept_weights],
+    }
+    halfway, end = scored(tmp_path, request)
+    assert end < halfway
+    # its own loss at the end, of training rows, is near what we score for held-out text of the same kind
+    losses = re.findall(r"loss train: ([\d.]+)", (run.folder / "log.txt").read_text())
+    shards = TokenShards(run.tokens, "validation")
+    nats = end * (shards.characters + len(shards)) / (shards.tokens - len(shards)) * math.log(2)
+    assert nats == pytest.approx(float(losses[-1]), rel=0.25)
+
+
+def test_pictures_are_the_same_bytes_for_the_same_figures(tmp_path: Path) -> None:
+    curves = {"Inkwell, warm cache": [(10.0, 9.0), (60.0, 7.0)], "litgpt, cold cache": [(30.0, 11.0), (60.0, 9.5)]}
+    sizes = [{"parameters": 10**6 * n, "tokens_per_second": 10_000 / n, "peak_gib": 0.5 + n / 10} for n in (1, 10, 100)]
+    for name in ("a", "b"):
+        race_picture(curves, tmp_path / f"race-{name}.svg")
+        scaling_picture(sizes, tmp_path / f"scaling-{name}.svg")
+    for kind in ("race", "scaling"):
+        first, second = ((tmp_path / f"{kind}-{name}.svg").read_bytes() for name in ("a", "b"))
+        assert first == second
+        assert b"#d9622b" in first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--workspace", "nowhere"), "run `make run` first"),
+        (("--minutes", "0"), "--minutes must be above 0"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_in_one_sentence(
+    arguments: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str], workspace: Path
+) -> None:
+    assert main(["--workspace", str(workspace), "--results", str(workspace / "results"), *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.timeout(1500)
+def test_the_dial_is_given_what_starting_leaves_of_the_time(workspace: Path, tmp_path: Path) -> None:
+    ours = Inkwell(workspace, tmp_path / "caches")
+    # far more than the few documents of the corpus are worth: the plan ends where they are learnt
+    start = ours.start(tmp_path / "run", 120.0, cold=True, limit=900)
+    assert start.overhead >= 0
+    assert json.loads((tmp_path / "run" / "metrics" / "pretrain.json").read_text())["val_bits_per_char"] > 0
+    assert (tmp_path / "caches" / "inkwell-cold" / "machine").is_dir(), (
+        "what was found out about the machine went there"
+    )
+    ours.fill(tmp_path / "fill", ours.length(126.0, Start(6.0, 0.0)), limit=900)
+    assert any((tmp_path / "caches" / "inkwell-warm").iterdir())

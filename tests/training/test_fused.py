@@ -1,0 +1,167 @@
+"""Fused modules give the loss and the gradients of the stock ones, and every weight of theirs reaches the optimizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from components.architectures import new_model
+from components.errors import InkwellError
+from components.training.computation import StockComputation, computation_for
+from components.training.fused import attention
+from components.training.fused.attention import attend, visible
+from components.training.fused.decoder import FusedDecoder, unsupported
+from components.training.fused.loss import linear_cross_entropy
+from components.training.order import IGNORED
+
+SHAPE = {
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "intermediate_size": 160,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+
+
+def _model(architecture: str = "qwen3", **changed: Any) -> Any:
+    torch.manual_seed(3)
+    heads = {"num_key_value_heads": 2, "head_dim": 16} if architecture != "gpt2" else {}
+    model = new_model(architecture, **{**SHAPE, **heads, **changed})
+    for name, weight in model.named_parameters():
+        if "norm" in name:  # ones would hide a norm that is left out
+            torch.nn.init.uniform_(weight, 0.5, 1.5)
+    return model.train()
+
+
+def _batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    inputs, targets = (torch.randint(0, 96, (3, 40), generator=generator) for _ in range(2))
+    targets[:, ::5] = IGNORED
+    numbers = torch.tensor([0] * 13 + [1] * 20 + [2] * 7).expand(3, 40)
+    return inputs, targets, numbers
+
+
+def _gradients(model: Any, computation: Any) -> tuple[float, dict[str, torch.Tensor]]:
+    model.zero_grad(set_to_none=True)
+    loss = computation.loss_sum(*_batch())
+    loss.backward()
+    return loss.item(), {name: weight.grad.clone() for name, weight in model.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changed"),
+    [
+        ("qwen3", {}),
+        ("llama", {}),
+        ("llama", {"tie_word_embeddings": False}),
+        ("llama", {"num_key_value_heads": 1}),
+        ("mistral", {"sliding_window": 8}),
+        ("mistral", {"sliding_window": None}),
+    ],
+)
+def test_loss_and_gradients_equal_those_of_the_stock_modules(architecture: str, changed: dict[str, Any]) -> None:
+    model = _model(architecture, **changed)
+    loss, wanted = _gradients(model, StockComputation(model))
+    fused, found = _gradients(model, FusedDecoder(model, dtype=torch.float32, compile=False))
+    assert fused == pytest.approx(loss, rel=1e-5)
+    for name, gradient in wanted.items():
+        assert torch.allclose(found[name], gradient, rtol=1e-3, atol=1e-5 * float(gradient.abs().max())), name
+
+
+def test_in_bfloat16_it_is_as_near_to_float32_as_the_stock_modules_are() -> None:
+    model = _model()
+    exact, wanted = _gradients(model, StockComputation(model))
+    stock, stock_gradients = _gradients(model, StockComputation(model, dtype=torch.bfloat16))
+    fused, fused_gradients = _gradients(model, FusedDecoder(model, dtype=torch.bfloat16, compile=False))
+    assert abs(fused - exact) <= 2 * abs(stock - exact) + 1e-3 * exact
+    for name, gradient in wanted.items():
+        off_stock, off_fused = (float((g[name] - gradient).norm()) for g in (stock_gradients, fused_gradients))
+        assert off_fused <= 2 * off_stock + 0.01 * float(gradient.norm()), name
+
+
+def test_compiled_it_computes_the_same() -> None:
+    model = _model()
+    loss, wanted = _gradients(model, FusedDecoder(model, dtype=torch.float32, compile=False))
+    compiled, found = _gradients(model, FusedDecoder(model, dtype=torch.float32, compile=True))
+    assert compiled == pytest.approx(loss, rel=1e-5)
+    for name, gradient in wanted.items():
+        assert torch.allclose(found[name], gradient, rtol=1e-3, atol=1e-5 * float(gradient.abs().max())), name
+
+
+def test_a_step_of_the_optimizer_or_a_checkpoint_is_seen_at_once() -> None:
+    model = _model()
+    computation = FusedDecoder(model, dtype=torch.bfloat16, compile=False)
+    before = computation.loss_sum(*_batch()).item()
+    state = {name: weight.clone() for name, weight in model.state_dict().items()}
+    with torch.no_grad():
+        model.lm_head.weight.mul_(2.0)
+        model.model.layers[1].mlp.down_proj.weight.mul_(3.0)
+    changed = computation.loss_sum(*_batch()).item()
+    assert changed == FusedDecoder(model, dtype=torch.bfloat16, compile=False).loss_sum(*_batch()).item() != before
+    model.load_state_dict(state)
+    assert computation.loss_sum(*_batch()).item() == before
+
+
+def test_activation_checkpointing_changes_nothing() -> None:
+    model = _model()
+    loss, wanted = _gradients(model, FusedDecoder(model, dtype=torch.float32, compile=False))
+    again, found = _gradients(
+        model, FusedDecoder(model, dtype=torch.float32, compile=False, activation_checkpointing=True)
+    )
+    assert again == loss
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_dropout_acts_in_training_only_and_follows_the_seed() -> None:
+    model = _model(attention_dropout=0.2)
+    computation = FusedDecoder(model, dtype=torch.float32, compile=False, residual_dropout=0.2)
+    losses = []
+    for _ in range(2):
+        torch.manual_seed(11)
+        losses.append(computation.loss_sum(*_batch()).item())
+    assert losses[0] == losses[1] != computation.loss_sum(*_batch()).item()
+    model.eval()
+    assert computation.loss_sum(*_batch()).item() == pytest.approx(StockComputation(model).loss_sum(*_batch()).item())
+
+
+def test_long_rows_take_flash_attention_with_the_same_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(1)
+    query, key, value = (torch.randn(2, heads, 30, 16, generator=generator) for heads in (4, 2, 2))
+    mask = visible(torch.tensor([0] * 11 + [1] * 19).expand(2, 30))
+    written_out = attend(query, key, value, mask, 0.25, 0.0)
+    monkeypatch.setattr(attention, "LONGEST_WRITTEN_OUT", 16)
+    assert torch.allclose(attend(query, key, value, mask, 0.25, 0.0), written_out, atol=1e-5)
+
+
+def test_who_sees_whom() -> None:
+    seen = visible(torch.tensor([[0, 0, 0, 1, 1]]), window=2)[0, 0].int().tolist()
+    assert seen == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 1, 1]]
+
+
+def test_the_loss_by_chunks_is_the_cross_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("components.training.fused.loss._CHUNK_LOGITS", 96 * 7)  # chunks of 7 of 40 tokens
+    generator = torch.Generator().manual_seed(2)
+    hidden = torch.randn(40, 16, generator=generator, requires_grad=True)
+    head = torch.randn(96, 16, generator=generator, requires_grad=True)
+    targets = torch.randint(0, 96, (40,), generator=generator)
+    targets[3:9] = IGNORED
+    wanted = functional.cross_entropy(hidden @ head.T, targets, ignore_index=IGNORED, reduction="sum")
+    gradients = torch.autograd.grad(wanted, (hidden, head))
+    found = linear_cross_entropy(hidden, head, targets)
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-6)
+    for one, other in zip(torch.autograd.grad(3 * found, (hidden, head)), gradients, strict=True):
+        assert torch.allclose(one, 3 * other, atol=1e-5)
+
+
+def test_what_has_no_equivalent_keeps_its_own_modules() -> None:
+    model = _model("gpt2")
+    assert unsupported(model) == "there are no fused modules for gpt2"
+    assert isinstance(computation_for(model, dtype=torch.float32, compile=False), StockComputation)
+    with pytest.raises(InkwellError, match=r"machine\.fused = 'on': there are no fused modules for gpt2; use auto"):
+        computation_for(model, dtype=torch.float32, compile=False, fused="on")
+    assert isinstance(computation_for(_model(), dtype=torch.float32, compile=False), FusedDecoder)
+    assert isinstance(computation_for(_model(), dtype=torch.float32, compile=False, fused="off"), StockComputation)
