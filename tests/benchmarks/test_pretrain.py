@@ -329,7 +329,7 @@ def test_what_cannot_be_measured_is_said_in_one_sentence(
 
 @pytest.mark.timeout(1500)
 def test_the_dial_is_given_what_starting_leaves_of_the_time(workspace: Path, tmp_path: Path) -> None:
-    ours = Inkwell(workspace, tmp_path / "caches")
+    ours = Inkwell(workspace, tmp_path / "caches", settings=("pretrain.block=16",))
     # far more than the few documents of the corpus are worth: the plan ends where they are learnt
     start = ours.start(tmp_path / "run", 120.0, cold=True, limit=900)
     assert start.overhead >= 0
