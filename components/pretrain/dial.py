@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import log, sqrt
+from itertools import pairwise
+from math import inf, log, sqrt
 from typing import TYPE_CHECKING
 
 from components.errors import InkwellError
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 LEAST_WORTH = 0.2
 VALIDATION_SHARE = 0.05  # of the minutes, for validations and samples in between
 FEWEST_STEPS = 20
-_TIMES = tuple(10 ** (step / 40) for step in range(400))  # seconds: from one to three centuries, 6 % apart
+_LONGEST_SECONDS = 1e10  # three centuries: where the search for a rung's turn ends
 _FURTHEST_OFF = 1.3  # a number of parameters that no shape comes nearer to is refused
 
 
@@ -206,23 +207,34 @@ def _useful(costed: Sequence[_Costed], law: Law, unique: int) -> list[_Costed]:
 def _best(rungs: Sequence[_Costed], seconds: float, unique: int, batch: _Batch, law: Law) -> tuple[Rung, float]:
     """The rung with the lowest loss in `seconds`, and its tokens.
 
-    The best rung is looked up for a row of times, from little to much, the same whatever `seconds` are. Once a rung had
-    its turn no smaller one is taken, and up to a rung's turn the ones below see no more tokens than it begins with. So
-    neither parameters nor tokens ever fall when there is more time.
+    A rung's turn comes at the time from which it beats the one below; up to then that one sees no more tokens than the
+    next begins with. So neither parameters nor tokens ever fall when there is more time.
     """
 
     def loss(one: _Costed, within: float) -> float:
         return law.loss(one.rung.count.multiplied, one.tokens_in(within, batch), unique)
 
-    turns = [(0.0, 0)]  # (from how many seconds on, which rung)
-    for time in _TIMES:
-        above = range(turns[-1][1], len(rungs))
-        best = min(above, key=lambda place, time=time: loss(rungs[place], time))  # type: ignore[misc]
-        if best > turns[-1][1]:
-            turns.append((time, best))
-    at = max(place for begin, place in turns if begin <= seconds)
-    later = [rungs[place].tokens_in(begin, batch) for begin, place in turns if begin > seconds]
+    turns = [0.0]
+    for below, above in pairwise(rungs):
+
+        def beats(within: float, below: _Costed = below, above: _Costed = above) -> bool:
+            return loss(above, within) < loss(below, within)
+
+        turns.append(max(turns[-1], _from(beats)))
+    at = max(place for place, begin in enumerate(turns) if begin <= seconds)
+    later = [one.tokens_in(begin, batch) for one, begin in zip(rungs, turns, strict=True) if seconds < begin < inf]
     return rungs[at].rung, min([rungs[at].tokens_in(seconds, batch), *later])
+
+
+def _from(better: Callable[[float], bool]) -> float:
+    """The number of seconds from which `better` holds, by halving; infinite where it never does."""
+    low, high = 1e-3, _LONGEST_SECONDS
+    if not better(high):
+        return inf
+    for _ in range(60):
+        middle = sqrt(low * high)
+        low, high = (low, middle) if better(middle) else (middle, high)
+    return high
 
 
 def _balanced(law: Law, parameters: int, unique: int) -> float:
