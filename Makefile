@@ -34,7 +34,7 @@ test: setup  ## lint, types and tests
 	ruff check .
 	ruff format --check .
 	mypy components flows benchmarks
-	python -m pytest
+	python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 chat: setup  ## talk to the trained model in the terminal
 	cd $(WORKSPACE) && python -m components.generate --interactive

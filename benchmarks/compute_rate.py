@@ -33,16 +33,15 @@ def measure(
     """Figures of one size; batch: rows a forward pass and forward passes a step; `seconds`: of our steps in a round, about."""
     import torch
 
-    from benchmarks.engine import Bare, opened, operations_per_token, plain
-    from components.ceiling import SQUARES, CeilingMeter, run_shapes
-    from components.ceiling import operations_per_token as causal_operations
+    from benchmarks.engine import Bare, opened, plain
+    from components.ceiling import SQUARES, CeilingMeter, operations_per_token, run_shapes
     from components.step import peak_gib
 
     course = {"micro_batch": batch[0], "accumulation": batch[1], "steps": 100_000, "batch_ramp": 0.0, "initial": None}
     parameters = configuration.pretrain.model_copy(update={**SIZES[size], **course})
     with opened(parameters, configuration.machine, workspace) as training:
         operations = operations_per_token(training.model, parameters.block)
-        causal = causal_operations(training.model, parameters.block) / operations
+        causal = operations_per_token(training.model, parameters.block, causal=True) / operations
         shapes = (*SQUARES, *run_shapes(training.model, batch[0] * parameters.block))
         count = sum(weight.numel() for weight in training.model.parameters())
         ours = Bare.of(training)

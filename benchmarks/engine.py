@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
-import components.ceiling
 from components.architectures import build
 from components.configuration import Machine, Pretrain
 from components.hardware import choose_device
@@ -138,17 +137,3 @@ def fresh_loader(parameters: Pretrain, training: Training, seed: int = 1) -> Any
         block=parameters.block,
         seed=seed,
     )
-
-
-def operations_per_token(model: PreTrainedModel, block: int) -> float:
-    """Floating-point operations of forward and backward pass for a token of a row of `block`: 6 N + 12 L T d.
-
-    N counts the weights that are multiplied: all but the input embedding, which is looked up, and the norms. The second
-    term is attention, all T x T scores of it (Chowdhery et al. 2022, arXiv 2204.02311, appendix B);
-    `components.ceiling.operations_per_token` counts what causality leaves, half as much. The optimizer's own work is not
-    counted in either.
-    """
-    causal = components.ceiling.operations_per_token(model, block)
-    configuration = model.config
-    width: int = configuration.num_attention_heads * configuration.head_dim
-    return causal + 6.0 * float(configuration.num_hidden_layers * block * width)

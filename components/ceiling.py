@@ -136,12 +136,13 @@ def run_shapes(model: PreTrainedModel, tokens: int, most: int = 4) -> tuple[Shap
     return tuple(sorted(costs, key=lambda shape: (-costs[shape], shape))[:most])
 
 
-def operations_per_token(model: PreTrainedModel, block: int) -> float:
-    """Floating-point operations of training a token in rows of `block` tokens: 6 a weight, and attention's own products.
+def operations_per_token(model: PreTrainedModel, block: int, *, causal: bool = False) -> float:
+    """Floating-point operations of training a token in rows of `block` tokens: 6 N + 12 L d T.
 
-    Weights are those that a token is multiplied with (Kaplan et al. 2020, arXiv 2001.08361: 2 forward, 4 backward);
-    attention counts what causality leaves of scores and weighted values, half of what is usual (Chowdhery et al. 2022,
-    arXiv 2204.02311, appendix B). A recurrent model's scan is left out: the figure is a lower bound there.
+    N counts the weights that a token is multiplied with (Kaplan et al. 2020, arXiv 2001.08361: 2 forward, 4 backward);
+    the second term is attention over the whole row, as is usual (Chowdhery et al. 2022, arXiv 2204.02311, appendix B),
+    or with `causal` what causality leaves of it, half. A recurrent model's scan is left out: the figure is a lower bound
+    there. `components.pretrain.cost` counts alike before there is a model.
     """
     from components.architectures import count_of, of
 
@@ -151,7 +152,7 @@ def operations_per_token(model: PreTrainedModel, block: int) -> float:
         return operations
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     window = min(block, getattr(config, "sliding_window", None) or block)
-    seen = window - window**2 / (2 * block)  # tokens that one attends to, on average
+    seen = window - window**2 / (2 * block) if causal else window  # tokens that one attends to, on average
     return operations + 12.0 * float(config.num_hidden_layers * config.num_attention_heads * width) * seen
 
 

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import setuptools  # noqa: F401 - before a test imports pip, after which it can no longer be imported, and TorchInductor does
 
 from components.step import quiet_environment
 from tests.corpus import clean_rows

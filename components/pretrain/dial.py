@@ -1,7 +1,7 @@
 """One dial: minutes, or parameters, turned into all that a pretraining needs to know.
 
 Pure: the same parameters, corpus and pace give the same answer on any machine (`components.pretrain.planning` measures the
-pace and keeps the answer). More minutes never give fewer parameters or fewer tokens.
+pace and keeps the answer). More minutes never give fewer parameters, or a plan that promises less.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from math import inf, log, sqrt
 from typing import TYPE_CHECKING
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 LEAST_WORTH = 0.2
 VALIDATION_SHARE = 0.05  # of the minutes, for validations and samples in between
 FEWEST_STEPS = 20
-_LONGEST_SECONDS = 1e10  # three centuries: where the search for a rung's turn ends
+_TIMES = tuple(10 ** (step / 20) for step in range(181))  # seconds: from one to thirty years, 12 % apart
 _FURTHEST_OFF = 1.3  # a number of parameters that no shape comes nearer to is refused
 
 
@@ -80,9 +79,13 @@ class _Costed:
     most: float
 
     def tokens_in(self, seconds: float, batch: _Batch) -> float:
-        """Most tokens of use that a run can see in `seconds`; never fewer when there are more seconds."""
+        """Most tokens of use that a run can see in `seconds`; never fewer when there are more seconds.
+
+        None at all where the steps that are kept take longer than that even with the smallest batch.
+        """
         if batch.steps is not None:
-            return min(self.most, max(1.0, (seconds - batch.steps * self.a_step) / self.a_token))
+            tokens = (seconds - batch.steps * self.a_step) / self.a_token
+            return min(self.most, tokens) if tokens >= batch.steps * batch.sizes[0][0] else 0.0
         bound = self.most
         for size, fewest in reversed(batch.sizes):
             tokens = seconds / (self.a_token + self.a_step / size)
@@ -149,6 +152,11 @@ def turn(
         costed = [_costed(rung, vocabulary, pace, law, corpus.tokens) for rung in fitting]
         seconds = 60 * minutes * (1 - VALIDATION_SHARE)
         rung, tokens = _best(_useful(costed, law, corpus.tokens), seconds, corpus.tokens, batch, law)
+        if not tokens:
+            raise InkwellError(
+                f"pretrain.steps = {batch.steps:,} is kept, and so many steps take longer than pretrain.dial.minutes = "
+                f"{minutes:g} even with the smallest model and batch: lower one or raise the other."
+            )
     return _resolved(rung, tokens, corpus, batch, keep, fits)
 
 
@@ -207,34 +215,20 @@ def _useful(costed: Sequence[_Costed], law: Law, unique: int) -> list[_Costed]:
 def _best(rungs: Sequence[_Costed], seconds: float, unique: int, batch: _Batch, law: Law) -> tuple[Rung, float]:
     """The rung with the lowest loss in `seconds`, and its tokens.
 
-    A rung's turn comes at the time from which it beats the one below; up to then that one sees no more tokens than the
-    next begins with. So neither parameters nor tokens ever fall when there is more time.
+    The best rung is looked up for a row of times, from little to much, the same whatever `seconds` are; among all rungs,
+    since a wider one may pay where the next one of the same width does not. Once a rung had its turn no smaller one is
+    taken, so that neither the parameters nor the expected quality ever fall when there is more time. Tokens may: at a turn,
+    a larger model sees fewer of them.
     """
 
-    def loss(one: _Costed, within: float) -> float:
-        return law.loss(one.rung.count.multiplied, one.tokens_in(within, batch), unique)
+    def loss(place: int, within: float) -> float:
+        tokens = rungs[place].tokens_in(within, batch)
+        return law.loss(rungs[place].rung.count.multiplied, tokens, unique) if tokens else inf
 
-    turns = [0.0]
-    for below, above in pairwise(rungs):
-
-        def beats(within: float, below: _Costed = below, above: _Costed = above) -> bool:
-            return loss(above, within) < loss(below, within)
-
-        turns.append(max(turns[-1], _from(beats)))
-    at = max(place for place, begin in enumerate(turns) if begin <= seconds)
-    later = [one.tokens_in(begin, batch) for one, begin in zip(rungs, turns, strict=True) if seconds < begin < inf]
-    return rungs[at].rung, min([rungs[at].tokens_in(seconds, batch), *later])
-
-
-def _from(better: Callable[[float], bool]) -> float:
-    """The number of seconds from which `better` holds, by halving; infinite where it never does."""
-    low, high = 1e-3, _LONGEST_SECONDS
-    if not better(high):
-        return inf
-    for _ in range(60):
-        middle = sqrt(low * high)
-        low, high = (low, middle) if better(middle) else (middle, high)
-    return high
+    best = 0
+    for time in (*(time for time in _TIMES if time < seconds), seconds):
+        best = min(range(best, len(rungs)), key=lambda place: loss(place, time))
+    return rungs[best].rung, rungs[best].tokens_in(seconds, batch)
 
 
 def _balanced(law: Law, parameters: int, unique: int) -> float:

@@ -24,6 +24,7 @@ _DEPTH_AT_256 = 8
 _SHALLOWEST, _DEEPEST = 0.35, 1.75  # times the usual depth of a width: rungs between two widths
 _SMALLEST_STEP, _LARGEST_STEP = 1.05, 1.16  # ratio of one rung's size to the one's below
 _GROUPED_FROM = 16  # heads from which four share keys and values
+_LARGEST_EMBEDDINGS = 3.0  # times the parameters of the blocks
 SHAPE = ("hidden_size", "layers", "heads", "key_value_heads", "feed_forward_size", "tie_embeddings")
 
 
@@ -71,8 +72,8 @@ def _of_width(
 ) -> list[Rung]:
     """All shapes of a width. Layers are alike, so two models are counted for any number of depths.
 
-    Embeddings are tied where they would hold more parameters than the blocks: untied they learn faster, and at a
-    common vocabulary cost little. A gated feed-forward block is three times as wide as the model, gpt2's four times.
+    Embeddings are tied where they would hold more than three times the parameters of the blocks: untied they learn
+    faster, and cost no more operations. A gated feed-forward block is three times as wide as the model, gpt2's four times.
     """
     architecture = TABLE[parameters.architecture]
     heads = parameters.heads if "heads" in keep else _heads(width * (2 if architecture.recurrent else 1))
@@ -90,7 +91,7 @@ def _of_width(
 
     def rung(layers: int) -> Rung:
         here, size = shape, _deep(one, two, layers)
-        if "tie_embeddings" not in keep and embeddings <= size.multiplied - embeddings:
+        if "tie_embeddings" not in keep and embeddings <= _LARGEST_EMBEDDINGS * (size.multiplied - embeddings):
             here = here.model_copy(update={"tie_embeddings": False})
             size = replace(size, total=size.total + embeddings, active=size.active + embeddings)
         return Rung(here.model_copy(update={"layers": layers}), size)

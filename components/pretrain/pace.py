@@ -57,6 +57,11 @@ class Pace:
         others = [point for point in self.measured if point[0] != parameters.hidden_size]
         return replace(self, measured=tuple(sorted([*others, (parameters.hidden_size, rate)])))
 
+    def meeting(self, other: Pace, width: int) -> Pace:
+        """This curve, faster or slower throughout, so that it meets `other` at that width."""
+        factor = other.rate(width) / self.rate(width)
+        return replace(self, measured=tuple((at, rate * factor) for at, rate in self.measured))
+
     def seconds_of_step(self, parameters: Pretrain, count: Count, vocabulary: int, batch_tokens: float) -> float:
         """Seconds of an optimizer step of `batch_tokens` tokens."""
         work = _work(parameters, count, vocabulary, batch_tokens / self.processes)

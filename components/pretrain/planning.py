@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,6 +13,7 @@ from components.architectures import count
 from components.atomic import atomic_file
 from components.errors import InkwellError
 from components.pretrain.dial import CorpusFacts, turn
+from components.pretrain.ladder import wider
 from components.pretrain.pace import Pace
 from components.pretrain.plan import Plan, planned
 from components.scaling import Law, Run
@@ -46,7 +47,7 @@ _LAW = Path(__file__).with_name("law.yaml")
 _PROBES = 3  # shapes that are timed at most
 # Before anything was timed: about two cores of a laptop. It decides which shape is timed first, nothing else.
 _GUESS = Pace(((256, 1e11),))
-_ENOUGH_MINUTES = 5.0  # for the smallest shape, at that pace
+_ENOUGH_MINUTES = 5.0  # for the smallest shape, at that pace; with fewer, one shape is timed
 
 
 def law() -> Law:
@@ -103,18 +104,29 @@ def resolve(
 
     def measured() -> tuple[Pretrain, Pace]:
         pace = Pace((), processes)
-        if parameters.dial.minutes is None:
+        minutes = parameters.dial.minutes
+        if minutes is None:
             resolved = turned(_GUESS)
             return resolved, timed(resolved, pace) if probe else pace
         if probe is None:
             raise InkwellError(
                 "pretrain.dial.minutes needs a machine to measure: set pretrain.dial.parameters instead."
             )
-        resolved = _first(turned, parameters, probe.known())
+        known = probe.known()
+        resolved = _first(turned, parameters, known)
         tried: set[tuple[int, int]] = set()
-        while len(tried) < _PROBES and _form(resolved) not in tried:
-            tried.add(_form(resolved))
-            pace = timed(resolved, pace)
+        while len(tried) < _PROBES:
+            shape: Pretrain | None = resolved
+            if _form(resolved) in tried:
+                # one width says nothing of the next: whether it pays to be wider is measured too
+                settled = len(pace.measured) > 1 or minutes < _ENOUGH_MINUTES or initial
+                shape = None if settled else wider(resolved, vocabulary, parameters.dial.keep)
+            if shape is None:
+                break
+            tried.add(_form(shape))
+            pace = timed(shape, pace)
+            if known is not None and len(tried) == 1:  # today's machine may be busier, at all widths alike
+                pace = replace(known.meeting(pace, shape.hidden_size), processes=processes)
             resolved = turned(pace)
         return resolved, pace
 

@@ -39,6 +39,7 @@ RATES = ("matrix_learning_rate", "embedding_learning_rate", "learning_rate")
 BATCH_EXPONENT = 0.571
 MICRO_TOKENS = 4096  # tokens a forward pass at most: more no longer makes a CPU faster, and takes memory
 _SMALLEST_BATCH = 1024
+_STEPS_OF_LITTLE = 32  # an epoch, where even the smallest batch is a large part of the corpus
 _STEPS_AN_EPOCH = 8  # at least: with fewer, a batch is no sample of the corpus any more
 _FRESH_PASSES, _STALE_PASSES = 4.0, 16.0  # repeated tokens are as good as fresh up to the first (arXiv 2305.16264)
 _HIGHEST_DECAY, _HIGHEST_DROPOUT = 8.0, 0.1
@@ -67,7 +68,7 @@ def batches(block: int, unique: int) -> list[tuple[int, int]]:
     while rows * block <= largest:
         size = rows * block
         fewest = TUNED.tokens * (size / TUNED.batch_tokens / sqrt(2)) ** (1 / BATCH_EXPONENT)
-        if size >= min(_SMALLEST_BATCH, largest // 2):
+        if size >= min(_SMALLEST_BATCH, unique // _STEPS_OF_LITTLE) or 2 * size > largest:
             found.append((size, round(fewest / size) * size if found else 0))
         rows *= 2
     return found

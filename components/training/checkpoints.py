@@ -99,7 +99,7 @@ class ExactResume(Callback):
                 {
                     "torch": torch.get_rng_state(),
                     "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-                    "numpy": np.random.get_state(),
+                    "numpy": _numpy_state(),
                     "python": random.getstate(),
                 }
             )
@@ -165,8 +165,7 @@ class ExactResume(Callback):
         path = self.world.decide(lambda: next((path for path in anchors if is_whole(path)), None))
         if path is None:
             return False
-        # our own file, written by this run
-        checkpoint = torch.load(path, map_location="cpu", weights_only=False)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         trainer.strategy.load_model_state_dict(checkpoint)
         trainer.strategy.load_optimizer_state_dict(checkpoint)
         module.roll_back_to(checkpoint["inkwell"])
@@ -182,7 +181,8 @@ class ExactResume(Callback):
         torch.set_rng_state(mine["torch"])
         if mine["cuda"]:
             torch.cuda.set_rng_state_all(mine["cuda"])
-        np.random.set_state(mine["numpy"])
+        name, key, *rest = mine["numpy"]
+        np.random.set_state((name, key.numpy().astype(np.uint32), *rest))
         random.setstate(mine["python"])
 
     def _anchors(self) -> list[Path]:
@@ -194,6 +194,12 @@ class ExactResume(Callback):
         for path in files:
             if path not in kept:
                 path.unlink(missing_ok=True)
+
+
+def _numpy_state() -> tuple[Any, ...]:
+    """NumPy's random state without its arrays, so that a checkpoint is read with `weights_only` and can run no code."""
+    name, key, *rest = np.random.get_state(legacy=True)
+    return (str(name), torch.from_numpy(np.asarray(key).astype(np.int64)), *rest)
 
 
 class BestWeights:

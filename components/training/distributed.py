@@ -569,11 +569,17 @@ def clip_shards(parameters: Iterable[nn.Parameter], largest: float) -> float:
     `torch.nn.utils.clip_grad_norm_` does the same for tensors of one mesh only, and with an exchange for each.
     """
     shares, holders = [], []
-    for gradient in (parameter.grad for parameter in parameters if parameter.grad is not None):
+    for parameter in parameters:
+        gradient = parameter.grad
+        if gradient is None:
+            continue
         copies = dist.get_world_size()  # processes that hold the same share
         if isinstance(gradient, DTensor):
+            if any(placement.is_partial() for placement in gradient.placements):
+                # of a norm that hears one share of the heads or of the sequence; fsdp2 would have summed it
+                assert isinstance(parameter, DTensor)
+                parameter.grad = gradient = gradient.redistribute(placements=parameter.placements)
             for placement, size in zip(gradient.placements, gradient.device_mesh.shape, strict=True):
-                assert not placement.is_partial(), "a gradient that was not summed"
                 copies //= 1 if placement.is_replicate() else size
             gradient = gradient.to_local()
         shares.append(gradient)

@@ -244,7 +244,7 @@ def _duration(seconds: float) -> str:
     for unit, scale in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * scale:
             return f"{seconds / scale:,.1f} {unit}"
-    return f"{seconds:,.1f} seconds"
+    return f"{seconds:.3g} seconds"
 
 
 def parse_bytes(text: str) -> float:

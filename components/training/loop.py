@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 class Outcome:
     """What a run left behind: the curve, samples by step, speed and time over all processes that worked on it.
 
-    `tokens_per_second` counts predicted tokens over `training_seconds`, those of training steps: compiling, validation,
-    samples and checkpoints are left out. `earlier_seconds` passed in processes before this one, up to their last checkpoints.
+    `tokens_per_second` counts predicted tokens over the seconds of training steps: compiling, validation, samples and
+    checkpoints are left out. `earlier_seconds` passed in processes before this one, up to their last checkpoints.
     `left_out`, `rolled_back`, `recorded`: steps not taken, returns to a checkpoint, and anomalies that were only noted.
     `best_step`: where the weights come from that the run ends with, when they are not the last. `model`: the trained one,
     whole, on the processor and in evaluation mode; None in all processes but the leader.
@@ -42,7 +42,6 @@ class Outcome:
     curve: list[Row]
     samples: list[dict[str, Any]]
     tokens_per_second: float
-    training_seconds: float
     resumed_at: int
     earlier_seconds: float
     left_out: int = 0
@@ -142,8 +141,7 @@ def _train(trainer: Trainer, module: DecoderTraining, stalls: StallWatch, shown:
         module.tell("no checkpoint is whole: beginning anew")
     try:
         with stalls:
-            # weights_only=False: the file is our own, written beside this run, and holds random states
-            trainer.fit(module, module.loader, ckpt_path=checkpoint, weights_only=False)
+            trainer.fit(module, module.loader, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as error:  # Lightning's way of passing on Ctrl-C and SIGTERM
         run.log.close(f"a signal after step {module.step_count}")
         if isinstance(error.__context__, KeyboardInterrupt):
@@ -162,7 +160,6 @@ def _outcome(module: DecoderTraining, model: PreTrainedModel | None, best_step: 
         module.curve,
         module.samples,
         module.clock.rate,
-        module.clock.seconds,
         module.resumed_at,
         module.earlier_seconds,
         left_out=judge.left_out,

@@ -90,7 +90,7 @@ def rehearse(
         world.check(model, parameters.block)
         add_residual_dropout(model, parameters.residual_dropout)
         if parameters.activation_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         model.train()
         mesh = None
         if place.size > 1 and parallel.strategy == "fsdp2":

@@ -184,7 +184,7 @@ class _Copy:
     ) -> None:
         self.model: PreTrainedModel = copy.deepcopy(model).to(choices.device).train()  # type: ignore[arg-type]
         if checkpointing:
-            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            self.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         self.optimizers = make_optimizers(self.model)
         self.device = choices.device
         self._optimizer_seconds: dict[int, float] = {}  # by threads

@@ -154,7 +154,7 @@ def test_other_trainers_read_every_token_of_the_corpus_in_rows(token_folder: Pat
 
 
 def test_operations_are_counted_as_the_paper_counts_them() -> None:
-    from benchmarks.engine import operations_per_token
+    from components.ceiling import operations_per_token
     from components.models import build_model
 
     model = build_model("qwen3", vocab_size=512, hidden_size=64, num_hidden_layers=3, intermediate_size=96,
@@ -329,7 +329,7 @@ def test_what_cannot_be_measured_is_said_in_one_sentence(
 
 @pytest.mark.timeout(1500)
 def test_the_dial_is_given_what_starting_leaves_of_the_time(workspace: Path, tmp_path: Path) -> None:
-    ours = Inkwell(workspace, tmp_path / "caches", settings=("pretrain.block=16",))
+    ours = Inkwell(workspace, tmp_path / "caches", settings=("pretrain.dial.keep=[micro_batch, accumulation]",))
     # far more than the few documents of the corpus are worth: the plan ends where they are learnt
     start = ours.start(tmp_path / "run", 120.0, cold=True, limit=900)
     assert start.overhead >= 0

@@ -101,13 +101,16 @@ def test_operations_are_those_that_pytorch_counts(architecture: str) -> None:
     with FlopCounterMode(display=False) as counter:
         model(**forward_arguments(model.config, ids, torch.zeros_like(ids)), use_cache=False).logits.sum().backward()
     heads = 12.0 * 2 * 64 * block  # layers x width: every pair of tokens, of which causality leaves half
-    assert counter.get_total_flops() / (rows * block) == operations_per_token(model, block) + heads / 2
+    assert counter.get_total_flops() / (rows * block) == operations_per_token(model, block)
+    assert operations_per_token(model, block, causal=True) == operations_per_token(model, block) - heads / 2
 
 
 def test_a_window_bounds_attention_and_a_recurrent_model_has_none() -> None:
     whole, windowed = (sharp(tiny("mistral", sliding_window=window)) for window in (None, 16))
+    assert operations_per_token(whole, 32) - operations_per_token(windowed, 32) == 12.0 * 2 * 64 * 16
     # of 32 places the first 16 see half a window on average, the others a whole one: 12 instead of 16
-    assert operations_per_token(whole, 32) - operations_per_token(windowed, 32) == 12.0 * 2 * 64 * 4
+    causal = operations_per_token(whole, 32, causal=True) - operations_per_token(windowed, 32, causal=True)
+    assert causal == 12.0 * 2 * 64 * 4
     recurrent = sharp(tiny("mamba2"))
     assert operations_per_token(recurrent, 32) == operations_per_token(recurrent, 1024)
 

@@ -36,6 +36,7 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> dict[torch.dtype, float]:
     """Rates of products that this machine is made to have; float32's through oneDNN are the same."""
     known = {torch.bfloat16: 3e11, torch.float32: 1e11}
     monkeypatch.setattr(precision, "product_rate", lambda dtype, *_: known[dtype])
+    monkeypatch.setattr("components.allocator.gain", lambda: 2.0)
     return known
 
 

@@ -253,8 +253,12 @@ def test_what_does_not_fit_together_is_refused(folder: Path, tmp_path: Path, tin
     with pytest.raises(InkwellError, match=r"pretrain\.block = 512 is longer than the context of theirs, 256"):
         initial_model(parameters.model_copy(update={"block": 512}), load_tokenizer(tmp_path / "tokenizer"))
     other = byte_level_folder(tmp_path / "gpt2", architecture="gpt2")
+    write_adopted(TEXTS, Pretrain(initial=str(other)), SETTINGS, 1, tmp_path / "gpt2-tokenizer")
     with pytest.raises(InkwellError, match=r"pretrain\.dropout = 0\.1: gpt2 has no dropout of attention weights"):
-        initial_model(Pretrain(initial=str(other), block=64, dropout=0.1), load_tokenizer(tmp_path / "tokenizer"))
+        initial_model(Pretrain(initial=str(other), block=64, dropout=0.1), load_tokenizer(tmp_path / "gpt2-tokenizer"))
+    (other / "generation_config.json").write_text("{}")
+    with pytest.raises(InkwellError, match=r"gpt2 has changed since its tokenizer was taken over"):
+        initial_model(Pretrain(initial=str(other), block=64), load_tokenizer(tmp_path / "gpt2-tokenizer"))
     model, _ = load_initial(str(folder))
     source = read_source(Located(folder, "theirs", ""))
     model.resize_token_embeddings(100)

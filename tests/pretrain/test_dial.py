@@ -27,7 +27,7 @@ CORPORA = {
     "250 MB": (60_000_000, 100_000, 16_000),
     "10 GB": (2_500_000_000, 3_000_000, 32_000),
 }
-MINUTES = (1, 1.3, 2, 3, 5, 8, 12, 16, 17, 18, 25, 40, 60, 90, 150, 400, 1440, 4000, 10_080)
+MINUTES = (1, 1.5, 3, 6, 10, 15, 16, 17, 30, 60, 90, 200, 500, 1440, 10_080)
 LAWS = {"shipped": law(), "published": PUBLISHED}
 
 
@@ -39,6 +39,11 @@ def turned(corpus: str, pace: Pace = LAPTOP, trusted: Law | None = None, **optio
     trusted = trusted or law()
     found = turn(Pretrain(dial=dial, **options), facts, vocabulary, pace, trusted, memory_gib=memory)
     return found, planned(found, count(found, vocabulary), facts, vocabulary, trusted, pace=pace)
+
+
+def expected(corpus: str, plan: Plan, trusted: Law) -> float:
+    """Loss that the law promises for a plan, nats a token."""
+    return trusted.loss(plan.multiplied, plan.tokens, CORPORA[corpus][0])
 
 
 def test_a_dial_that_is_not_set_changes_nothing() -> None:
@@ -53,7 +58,7 @@ def test_more_minutes_never_give_less(corpus: str, trusted: str) -> None:
     for less, more in pairwise(plans):
         assert more.parameters >= less.parameters
         assert more.multiplied >= less.multiplied
-        assert more.tokens >= less.tokens
+        assert expected(corpus, more, LAWS[trusted]) <= expected(corpus, less, LAWS[trusted])
 
 
 @pytest.mark.parametrize("corpus", CORPORA)
@@ -63,8 +68,8 @@ def test_minutes_are_kept_and_used_until_the_corpus_is_spent(corpus: str) -> Non
         spent = law().most_tokens(plan.multiplied, CORPORA[corpus][0], LEAST_WORTH)
         assert plan.seconds is not None
         assert plan.seconds <= 60 * minutes
-        # up to a batch less than all of them is cut off, and a shape may wait for the next one's turn
-        assert plan.seconds >= 0.7 * 60 * minutes or plan.tokens > 0.99 * spent - plan.batch_tokens
+        # up to a batch less than all of them is cut off, and the share of validations
+        assert plan.seconds >= 0.9 * 60 * minutes or plan.tokens > 0.99 * spent - plan.batch_tokens
 
 
 def test_days_on_much_text_give_a_large_model_and_a_minute_on_little_a_small_one() -> None:
@@ -81,7 +86,7 @@ def test_a_faster_machine_never_gives_less(corpus: str) -> None:
     plans = [turned(corpus, pace=Pace(((256, rate),)), minutes=30)[1] for rate in (5e10, 2e11, 1e12, 2e13)]
     for slower, faster in pairwise(plans):
         assert faster.parameters >= slower.parameters
-        assert faster.tokens >= slower.tokens
+        assert expected(corpus, faster, law()) <= expected(corpus, slower, law())
 
 
 def test_the_same_again_is_the_same() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -211,13 +211,34 @@ def test_minutes_become_a_plan_once(train: TokenShards, tmp_path: Path) -> None:
     assert (tmp_path / PLAN).exists()
 
 
-def test_a_machine_that_is_known_is_timed_once(train: TokenShards, tmp_path: Path) -> None:
-    machine = Machine(train.vocabulary)
-    written = Pretrain(dial={"minutes": 0.2}, block=32, context=64)
-    first = resolve(written, train, tmp_path / "a", vocabulary=train.vocabulary, probe=machine)
+class Tang:
+    """Of a packed corpus, what a plan asks for."""
+
+    tokens = TANG.tokens
+
+    def __len__(self) -> int:
+        return TANG.documents
+
+
+def test_a_machine_that_is_known_is_timed_once(tmp_path: Path) -> None:
+    machine, train = Machine(vocabulary=4096), cast(TokenShards, Tang())
+    written = Pretrain(dial={"minutes": 4})
+    first = resolve(written, train, tmp_path / "a", vocabulary=4096, probe=machine)
     machine.asked.clear()
-    assert resolve(written, train, tmp_path / "b", vocabulary=train.vocabulary, probe=machine) == first
+    assert resolve(written, train, tmp_path / "b", vocabulary=4096, probe=machine) == first
     assert len(machine.asked) == 1
+    # half as fast today, at all widths: a smaller plan, and one shape is timed to see it
+    machine.true = Pace(tuple((width, rate / 2) for width, rate in machine.true.measured))
+    _, slower = resolve(written, train, tmp_path / "c", vocabulary=4096, probe=machine)
+    assert slower.operations < 0.7 * first[1].operations
+    assert len(machine.asked) == 2
+
+
+def test_whether_it_pays_to_be_wider_is_measured(tmp_path: Path) -> None:
+    machine = Machine(vocabulary=4096)
+    resolve(Pretrain(dial={"minutes": 30}), cast(TokenShards, Tang()), tmp_path, vocabulary=4096, probe=machine)
+    assert len({shape.hidden_size for shape in machine.asked}) > 1
+    assert len(machine.asked) <= 3
 
 
 def test_what_the_dial_leaves_may_change_when_a_run_is_resumed(train: TokenShards, tmp_path: Path) -> None:

@@ -310,7 +310,7 @@ def test_srun_starts_it(tmp_path: Path, files: list[str], alone: dict[str, Path]
 def test_ray_train_starts_it(tmp_path: Path, files: list[str], alone: dict[str, Path]) -> None:
     os.environ.pop("RAY_ADDRESS", None)  # a Ray of this machine, for the time of the run
     output = finish(start("pretrain", tmp_path, PARAMS, *files, *TWO, "--set", "machine.parallel.launcher=ray"))
-    assert output.count("plan:") == 1, output
+    assert "work: 5.12 k tokens" in output, output
     assert_alike(alone["muon"], tmp_path)
 
 

@@ -147,7 +147,7 @@ def test_activation_checkpointing_keeps_less(tmp_path: Path) -> None:
     def saved(checkpointing: bool) -> int:
         model = tiny_decoder().train()
         if checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         total = 0
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:
