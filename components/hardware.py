@@ -46,8 +46,8 @@ _STARVED = 0.5  # share of the wanted cores below which threads wait for each ot
 _MEMORY = 0.4  # share of the free memory that a trial's copy of the model may take
 _EXPECTED = 0.25  # share of the products' rate that eager training reaches: only to foresee how long a run is
 _CARD_RATE = 1e13  # operations a second of an accelerator, for the same purpose
-_COMPILED_GAIN, _COMPILE_SECONDS = 1.5, 60.0  # before a machine has shown its own gain
-_COMPILED_TOKENS = 1_000_000  # where the rate is not known
+_COMPILED_GAIN, _COMPILE_SECONDS = 1.4, 15.0  # before a machine has shown its own gain
+_COMPILED_TOKENS = 500_000  # where the rate is not known
 _PROCESSES_FROM = 600.0  # seconds that a run must be expected to take for its processes to be measured
 _PROCESSES_WORTH = 1.1
 _FACTS = {"onednn": "float32_onednn", "bf16": "bf16_products", "allocator": "allocator"}  # names of their gains
@@ -340,7 +340,7 @@ def choose_compile(wanted: str, tokens: int, rate: float | None = None, gain: fl
     """Whether to use torch.compile: as asked, else where a C++ compiler is found and the run wins the time back.
 
     rate: tokens a second of eager steps; gain: how many times as fast compiled ones were on this machine. Where nothing
-    is known, a million tokens are enough: compiling costs a minute or less.
+    is known, half a million tokens are enough: compiling costs about ten seconds on two cores, a few once they are cached.
     """
     compiler = next((name for name in ("g++", "c++", "clang++") if shutil.which(name)), None)
     if wanted == "on" and compiler is None:
