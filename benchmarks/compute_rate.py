@@ -34,7 +34,7 @@ def measure(
     import torch
 
     from benchmarks.engine import Bare, opened, plain
-    from components.ceiling import SQUARES, CeilingMeter, operations_per_token, run_shapes
+    from components.machine.ceiling import SQUARES, CeilingMeter, operations_per_token, run_shapes
     from components.step import peak_gib
 
     course = {"micro_batch": batch[0], "accumulation": batch[1], "steps": 100_000, "batch_ramp": 0.0, "initial": None}

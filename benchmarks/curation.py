@@ -25,8 +25,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.cores import choose_threads
 from components.errors import InkwellError
+from components.machine.cores import choose_threads
 from flows.parameters import ROOT
 from flows.processes import Command, environment, terminating
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.policy import Rule
+from components.corpus.policy import Rule
 
 if TYPE_CHECKING:
     from datatrove.data import Document
@@ -221,14 +221,14 @@ def main() -> int:
     """The command line."""
     from loguru import logger
 
-    from components.policy import load_policy
+    from components.corpus.policy import load_policy
 
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.datatrove_race", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("shards", type=Path, help="folder of Parquet files with columns id and text, one a task")
     parser.add_argument("work", type=Path, help="folder that it may fill; what is in it goes")
-    parser.add_argument("--policy", default="race", help="components/policies (default: %(default)s)")
+    parser.add_argument("--policy", default="race", help="components/corpus/policies (default: %(default)s)")
     parser.add_argument("--shingle", type=int, default=3, help="words in an n-gram (default: %(default)s)")
     parser.add_argument("--bands", type=int, default=40, help="MinHash buckets (default: %(default)s)")
     parser.add_argument("--rows", type=int, default=5, help="hashes a bucket (default: %(default)s)")

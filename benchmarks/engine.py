@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
-from components.architectures import build
 from components.configuration import Machine, Pretrain
-from components.hardware import choose_device
-from components.models import load_tokenizer
-from components.packed import TokenShards
+from components.corpus.packed import TokenShards
+from components.launch.processes import here
+from components.machine.hardware import choose_device
+from components.model.architectures import build
+from components.model.folders import load_tokenizer
 from components.pretrain.beginning import begin
 from components.pretrain.data import CorpusSequences
-from components.processes import here
 from components.training.distributed import open_world
 from components.training.order import IGNORED
 from components.training.recipe import Training, prepare

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.corpus.shingles import comparison_key, jaccard, shingles
 from components.errors import InkwellError
-from components.shingles import comparison_key, jaccard, shingles
 
 SHARES = (0.01, 0.02, 0.05)
 _ROOT = Path(__file__).parents[1]
@@ -111,7 +111,7 @@ def through_the_steps(language: str, folder: Path) -> Clean:
     """tag and clean by their command lines, in `folder`."""
 
     def clean(documents: Sequence[str]) -> tuple[list[bool], dict[int, int], int]:
-        from components.documents import raw_schema, write_documents
+        from components.corpus.documents import raw_schema, write_documents
 
         shutil.rmtree(folder, ignore_errors=True)
         provenance = {"source": "planted", "origin": "", "member": ""}

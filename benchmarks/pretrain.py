@@ -42,7 +42,7 @@ class Benchmark:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         from benchmarks.peers.inkwell import Inkwell
-        from components.packed import TokenShards
+        from components.corpus.packed import TokenShards
 
         self.workspace: Path = arguments.workspace.absolute()
         tokens = self.workspace / "data" / "tokens"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from components.policy import Rule
+    from components.corpus.policy import Rule
 
 _COMPARED = 5_000  # documents on which rules are compared one by one
 
@@ -28,7 +28,7 @@ def agreement(raw: Path, ours: Path, kept_by_datatrove: Path) -> dict[str, float
     import pyarrow.parquet as pq
 
     from benchmarks.datatrove_race import verdicts
-    from components.policy import load_policy
+    from components.corpus.policy import load_policy
 
     rules = load_policy("race").rules
     documents = pq.read_table(raw / "documents.parquet", columns=["id", "text"])

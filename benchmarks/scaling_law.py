@@ -77,8 +77,8 @@ def parameters(width: int, layers: int, tokens: int, unique: int, mean_tokens: f
 
 def train(runs: SmallRuns, grid: Sequence[Cell], seed: int) -> list[Run]:
     """What every cell of the grid came to, in nats a token of the held-out documents."""
-    from components.architectures import count
     from components.configuration import Pretrain
+    from components.model.architectures import count
 
     found = []
     for width, layers, tokens, train_tokens in grid:

@@ -16,7 +16,7 @@ from components.errors import InkwellError
 from flows.proxy import Bench
 
 if TYPE_CHECKING:
-    from components.packed import TokenShards
+    from components.corpus.packed import TokenShards
 
 _QUIET = {
     "tracking.enabled": False,
@@ -62,14 +62,14 @@ class SmallRuns:
 
     def shards(self, split: str, train_tokens: int | None = None) -> TokenShards:
         """What the runs read."""
-        from components.packed import TokenShards
+        from components.corpus.packed import TokenShards
 
         return TokenShards(self._bench.folder / self._tokens(train_tokens), split)
 
     def _tokens(self, train_tokens: int | None) -> Path:
         import numpy as np
 
-        from components.packed import META, ShardWriter, TokenShards, token_type, write_meta
+        from components.corpus.packed import META, ShardWriter, TokenShards, token_type, write_meta
 
         place = self._folder / ("tokens" if train_tokens is None else f"tokens-{train_tokens}")
         folder = self._bench.folder / place

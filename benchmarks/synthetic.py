@@ -75,7 +75,7 @@ def write_synthetic(path: Path, documents: int, seed: int = 1) -> int:
     import pyarrow.parquet as pq
 
     from components.atomic import atomic_file
-    from components.documents import raw_schema
+    from components.corpus.documents import raw_schema
 
     schema = raw_schema()
     total = 0

@@ -45,7 +45,7 @@ def parameters(width: int, layers: int, multiplier: float, steps: int, rates_of:
     rates = learning_rates("muon", rates_of or width)
     return {
         **shape(width, layers),
-        "micro_batch": 8,
+        "micro_batch": TUNED.batch_tokens // 256,
         "accumulation": 1,
         "steps": steps,
         "optimizer": "muon",

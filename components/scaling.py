@@ -4,7 +4,7 @@ Chinchilla's form (Hoffmann et al. 2022, arXiv 2203.15556) for a corpus that is 
 Muennighoff et al. 2023, "Scaling Data-Constrained Language Models" (arXiv 2305.16264), where a repeated token is worth
 less than a fresh one, and Lovelace et al. 2026, "Prescriptive Scaling Laws for Data Constrained Training" (arXiv
 2605.01640), where repetition does harm, the more the larger the model is for its corpus. Parameters are those that a token
-is multiplied with (`Count.multiplied` of `components.architectures`): at small sizes an embedding that is only looked up
+is multiplied with (`Count.multiplied` of `components.model.architectures`): at small sizes an embedding that is only looked up
 would count for more than it does.
 """
 

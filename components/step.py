@@ -106,10 +106,11 @@ class Context:
 def _code_hash(step: str) -> str:
     """Identity of the code that a step may run: its own package, and the modules and data files that steps share."""
     package = Path(__file__).parent
+    others = {main.parent.name for main in package.glob("*/__main__.py")} - {step}
     digest = hashlib.sha256()
-    training = (package / "training").rglob("*.py")
-    for file in sorted([*package.glob("*.py"), *package.glob("*/*.yaml"), *training, *(package / step).rglob("*.py")]):
-        digest.update(file.read_bytes())
+    for file in sorted(package.rglob("*")):
+        if file.suffix in (".py", ".yaml") and file.relative_to(package).parts[0] not in others:
+            digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
@@ -234,7 +235,7 @@ def _run(step: Step, arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     if not step.together:
         _work(step, arguments, load(arguments.params, arguments.set))
         return 0
-    from components.processes import here, one_voice, run_together
+    from components.launch.processes import here, one_voice, run_together
 
     place = here()
     with one_voice(place):  # a mistake in the parameters is met by all processes, and told by one

@@ -3,7 +3,7 @@
     python -m flows.ablate --policies base,fineweb
     python -m flows.ablate --corpus english --set loose:clean.jaccard=0.9 --set strict:clean.jaccard=0.5
 
-A variant is a policy of components/policies, or a name with parameters of `clean` and `tag` (`--set NAME:section.key=value`, which also
+A variant is a policy of components/corpus/policies, or a name with parameters of `clean` and `tag` (`--set NAME:section.key=value`, which also
 changes a policy's variant). Every variant gets the same tokenizer, the same number of tokens and the same seeds; the held-out
 documents are those that every variant holds out. Killed and started again, it keeps the cells that are finished.
 """
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from components.documents import TRAIN
+from components.corpus.documents import TRAIN
 from components.errors import InkwellError
 from flows.comparing import answered, options
 
@@ -47,7 +47,7 @@ def variants(policies: Sequence[str], settings: Sequence[str]) -> tuple[list[Var
     `settings`: "section.key=value" or "NAME:section.key=value". InkwellError for fewer than two variants, an unknown policy, or a
     parameter that would change more than the data.
     """
-    from components.policy import load_policy
+    from components.corpus.policy import load_policy
 
     chosen: dict[str, list[str]] = {}
     for name in policies:
@@ -84,8 +84,8 @@ def variants(policies: Sequence[str], settings: Sequence[str]) -> tuple[list[Var
 def families(bench: Bench, every: Sequence[Variant]) -> str:
     """The override of `tag.families` by which every statistic is measured that one of the policies bounds."""
     from components.configuration.tag import Family
-    from components.policy import load_policy
-    from components.statistics import STATISTICS
+    from components.corpus.policy import load_policy
+    from components.corpus.statistics import STATISTICS
 
     measured: set[str] = set(bench.configuration().tag.families)
     for variant in every:
@@ -193,7 +193,7 @@ def ablate(
 
 def _alike(tokens: Mapping[str, Path]) -> list[list[str]]:
     """Groups of two or more variants whose training data are the same, token by token."""
-    from components.packed import TokenShards
+    from components.corpus.packed import TokenShards
 
     found: dict[str, list[str]] = {}
     for name, folder in tokens.items():
@@ -283,7 +283,9 @@ def _write(folder: Path, outcome: Mapping[str, Any]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = options("flows.ablate", __doc__)
-    parser.add_argument("--policies", default="", metavar="A,B", help="policies of components/policies to compare")
+    parser.add_argument(
+        "--policies", default="", metavar="A,B", help="policies of components/corpus/policies to compare"
+    )
     parser.add_argument(
         "--set",
         action="append",

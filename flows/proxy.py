@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.atomic import atomic_file, atomic_folder
-from components.documents import TRAIN, VALIDATION
+from components.corpus.documents import TRAIN, VALIDATION
 from components.errors import InkwellError
 from flows.processes import Command, environment, terminating
 from flows.run import spoken
@@ -318,7 +318,7 @@ def prepared(folder: Path, overrides: Sequence[str]) -> Bench:
 
 def default_jobs() -> int:
     """One cell on each core."""
-    from components.cores import choose_threads
+    from components.machine.cores import choose_threads
 
     return choose_threads(None)
 
@@ -327,10 +327,10 @@ def score(model: Path, tokens: Path, documents: Path, output: Path) -> None:
     """Write the bits that `model` needs for each held-out document, and its characters, the end mark counted as one."""
     import torch
 
-    from components.documents import read_contents
-    from components.models import load_model
-    from components.packed import TokenShards
-    from components.scoring import document_bits
+    from components.corpus.documents import read_contents
+    from components.corpus.packed import TokenShards
+    from components.model.folders import load_model
+    from components.model.scoring import document_bits
 
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
     shards = TokenShards(tokens, VALIDATION)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def model_parameters(parameters: Pretrain, vocabulary: int) -> int:
     """Parameters of the model that `pretrain` would build; nothing is allocated."""
-    from components.architectures import count
+    from components.model.architectures import count
 
     return count(parameters, vocabulary).total
 

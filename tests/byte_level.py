@@ -12,8 +12,7 @@ import gguf
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, trainers
 
-from components import pre_tokenizers
-from components.vocabulary import letters_of_bytes
+from components.vocabulary.spelling import letters_of_bytes, pre_tokenizers
 
 END = "<|endoftext|>"
 TEXTS = (

@@ -11,7 +11,7 @@ import pytest
 import setuptools  # noqa: F401 - before a test imports pip, after which it can no longer be imported, and TorchInductor does
 
 from components.step import quiet_environment
-from tests.corpus import clean_rows
+from tests.tiny_corpus import clean_rows
 
 quiet_environment()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -25,7 +25,7 @@ SHARED_WAR_AND_PEACE = Path(__file__).parents[2] / "shared" / "data" / "war-and-
 @pytest.fixture(scope="session")
 def clean_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`data/clean` of the tiny corpus."""
-    from components.documents import clean_schema, write_documents
+    from components.corpus.documents import clean_schema, write_documents
 
     folder = tmp_path_factory.mktemp("clean")
     write_documents(folder / "documents.parquet", clean_rows(), clean_schema())
@@ -53,7 +53,7 @@ def raw_folder(tmp_path_factory: pytest.TempPathFactory, clean_folder: Path) -> 
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory, clean_folder: Path) -> Path:
     """A tokenizer trained on the tiny corpus."""
     from components.configuration import Tokenizer
-    from components.documents import TRAIN, read_contents
+    from components.corpus.documents import TRAIN, read_contents
     from components.tokenizer.train import train_tokenizer
 
     folder = tmp_path_factory.mktemp("models") / "tokenizer"
@@ -78,8 +78,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path)
     """An untrained model folder: 2 layers, 256 wide, the tiny tokenizer; fast to load and to run."""
     import torch
 
-    from components.architectures import new_model
-    from components.models import load_tokenizer, save_model
+    from components.model.architectures import new_model
+    from components.model.folders import load_tokenizer, save_model
 
     folder = tmp_path_factory.mktemp("models") / "base"
     torch.manual_seed(0)

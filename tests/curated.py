@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from components.configuration import Configuration, parse
-from components.documents import raw_schema, read_table, write_documents
+from components.corpus.documents import raw_schema, read_table, write_documents
 from components.step import Context, Step
 
 
@@ -86,8 +86,8 @@ def write_tagged(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from components.statistics import STATISTICS
-    from components.tagged_documents import duplicates_schema, tagged_schema
+    from components.corpus.statistics import STATISTICS
+    from components.corpus.tagged_documents import duplicates_schema, tagged_schema
 
     written = []
     for number, row in enumerate(rows):

@@ -14,16 +14,16 @@ import components.evaluate.__main__
 import components.export.__main__
 import components.pretrain.__main__
 import components.sft.__main__
-from components.architectures import TABLE
 from components.configuration import Instruct, Sampling
-from components.conversations import CONVERSATIONS_FILE, write_conversations
+from components.corpus.conversations import CONVERSATIONS_FILE, write_conversations
+from components.corpus.packed import TokenShards
 from components.instruct.from_corpus import conversations_of
-from components.models import load_model, load_tokenizer, save_model
-from components.packed import TokenShards
-from components.sampling import complete
-from components.scoring import bits_per_character, document_bits
+from components.model.architectures import TABLE
+from components.model.folders import load_model, load_tokenizer, save_model
+from components.model.sampling import complete
+from components.model.scoring import bits_per_character, document_bits
 from components.step import main
-from tests.corpus import clean_rows
+from tests.tiny_corpus import clean_rows
 from tests.tiny_models import sharp, tiny
 
 SHAPES: dict[str, dict[str, Any]] = {

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from components.configuration import Configuration, Section
-from tests.corpus import poems
+from tests.tiny_corpus import poems
 
 ROOT = Path(__file__).parents[1]
 VALUES: dict[str, Any] = {
@@ -140,7 +140,7 @@ VALUES: dict[str, Any] = {
         "decay_fraction": 0.3,
         "gradient_clip": 0.5,
         "dropout": 0.1,
-        # tests/pretrain/test_dial.py and tests/components/test_initial.py have these
+        # tests/pretrain/test_dial.py and tests/model/test_initial.py have these
         "dial": {"minutes": None, "parameters": None, "keep": []},
         "initial": None,
         "initial_sha256": None,

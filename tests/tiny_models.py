@@ -26,7 +26,7 @@ def sharp(parameters: Pretrain, vocabulary: int = VOCABULARY, seed: int = 3, dev
     """
     import torch
 
-    from components.architectures import build
+    from components.model.architectures import build
 
     torch.manual_seed(seed)
     model = build(parameters, vocabulary).eval()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.packed import TokenShards
+from components.corpus.packed import TokenShards
 
 if TYPE_CHECKING:
     import numpy as np

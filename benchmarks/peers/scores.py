@@ -2,7 +2,7 @@
 
 The request names packed tokens, how many of the held-out documents are read (null: all), and models, each a transformers
 folder or weights with the shape of a Llama. The last line of output is a JSON list, a figure a model. The figure is that of
-`pretrain`: `components.scoring.document_bits` in float32, end marks counted.
+`pretrain`: `components.model.scoring.document_bits` in float32, end marks counted.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def score(request: dict[str, Any]) -> list[float]:
     """Bits per character of each model of the request."""
     import numpy as np
 
-    from components.packed import TokenShards
-    from components.scoring import document_bits, trained_length
+    from components.corpus.packed import TokenShards
+    from components.model.scoring import document_bits, trained_length
 
     shards = TokenShards(Path(request["tokens"]), "validation")
     count = len(shards) if request["documents"] is None else min(request["documents"], len(shards))
@@ -41,7 +41,7 @@ def _model(entry: dict[str, Any]) -> PreTrainedModel:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from components.models import load_model
+    from components.model.folders import load_model
 
     if "folder" in entry:
         return load_model(Path(entry["folder"]))

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from components.allocator import settings_for
 from components.errors import InkwellError
+from components.machine.allocator import settings_for
 from flows.processes import Command, environment, terminating
 
 ROOT = Path(__file__).parents[2]

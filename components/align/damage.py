@@ -6,9 +6,9 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from components.conversations import Conversation
-from components.cutting import units
-from components.verse import line_length, verse_lines
+from components.corpus.conversations import Conversation
+from components.corpus.cutting import units
+from components.corpus.verse import line_length, verse_lines
 
 # Texts without line ends are damaged by sentences; this is what counts as too long for a line.
 _LONGEST_LINE = 60

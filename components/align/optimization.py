@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.align.pairs import UNFINISHED
-from components.chat import Message
-from components.chat_encoding import encode_conversations
-from components.conversations import Preference
+from components.chat.encoding import encode_conversations
+from components.chat.markup import Message
+from components.corpus.conversations import Preference
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast

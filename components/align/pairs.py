@@ -7,16 +7,24 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from components.align.damage import Damager
-from components.chat import escape, render
-from components.conversations import CONTINUE, REFUSAL, WHO_WROTE, WRITE, WRITE_IN_STYLE, Conversation, Preference
+from components.chat.markup import escape, render
+from components.corpus.conversations import (
+    CONTINUE,
+    REFUSAL,
+    WHO_WROTE,
+    WRITE,
+    WRITE_IN_STYLE,
+    Conversation,
+    Preference,
+)
+from components.corpus.verse import line_length, verse_lines
 from components.errors import InkwellError
-from components.verse import line_length, verse_lines
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from components.configuration import Align, Sampling
-    from components.sampling import Completion
+    from components.model.sampling import Completion
 
 UNFINISHED = "sampled: no end"  # such a rejected answer is encoded without its end mark
 
@@ -56,7 +64,7 @@ def sampled_pairs(
     the real text, which it is to become more like (Chen et al., "Self-Play Fine-Tuning", arXiv 2401.01335), unless
     `settings.faultless_samples` is off.
     """
-    from components.sampling import complete
+    from components.model.sampling import complete
 
     prompts = [render(conversation.prompt, add_generation_prompt=True) for conversation in conversations]
     completions = complete(model, tokenizer, prompts, sampling, seed, label="the model's own samples")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.conversations import (
+from components.corpus.conversations import (
     CONVERSATIONS_FILE,
     PREFERENCES_FILE,
     Conversation,
@@ -19,7 +19,7 @@ from components.conversations import (
     read_preferences,
     write_preferences,
 )
-from components.documents import TRAIN, VALIDATION
+from components.corpus.documents import TRAIN, VALIDATION
 from components.errors import InkwellError
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ def run(context: Context) -> None:
 
     from components.align.optimization import encode_pairs, longest, optimize
     from components.atomic import atomic_folder
-    from components.cores import choose_threads
-    from components.hardware import choose_bf16
-    from components.models import load_model, load_tokenizer, save_model
+    from components.machine.cores import choose_threads
+    from components.machine.hardware import choose_bf16
+    from components.model.folders import load_model, load_tokenizer, save_model
 
     settings, machine = context.configuration.align, context.configuration.machine
     torch.set_num_threads(choose_threads(machine.threads))

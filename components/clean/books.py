@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from components.documents import TRAIN, VALIDATION
-from components.shingles import code_points
-from components.statistics import LENGTH_EDGES
+from components.corpus.documents import TRAIN, VALIDATION
+from components.corpus.shingles import code_points
+from components.corpus.statistics import LENGTH_EDGES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
-from components.chat import escape
+from components.chat.markup import escape
 
 _FIELD = re.compile(r"\{(title|author|text)\}(\n?)")
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from components.shingles import firsts, ragged, sets_of, similarities, starts_of
+from components.corpus.shingles import firsts, ragged, sets_of, similarities, starts_of
 
 if TYPE_CHECKING:
-    from components.shingles import Hashes, Ints
+    from components.corpus.shingles import Hashes, Ints
 
 _READ_AT_ONCE = 1_000_000  # characters of training keys: bounds memory to about 100 MiB beside the held-out side
 _SLOTS_A_GRAM = 16  # of the table that tells most absent n-grams from present ones
@@ -30,7 +30,7 @@ def resembling(
 ) -> dict[int, tuple[int, float]]:
     """For each held-out key that resembles a training key: the most similar of these (the first of equals) and how similar.
 
-    Keys are `components.shingles.comparison_key`s, compared by the Jaccard similarity of their n-grams of `length` characters.
+    Keys are `components.corpus.shingles.comparison_key`s, compared by the Jaccard similarity of their n-grams of `length` characters.
     Numbers are positions in what is given. Training keys are read once, in order, a million characters at a time; memory
     grows with the held-out side: about 100 bytes a character.
     """

@@ -11,8 +11,8 @@ from components.clean import passages
 from components.clean.duplicates import drop_duplicates
 from components.clean.held_out import resembling
 from components.clean.verdicts import Verdicts
+from components.corpus.shingles import comparison_key
 from components.errors import InkwellError
-from components.shingles import comparison_key
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

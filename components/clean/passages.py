@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from components.chat import escape
+from components.chat.markup import escape
 from components.clean.verdicts import Verdicts
+from components.corpus.shingles import comparison_key
 from components.errors import InkwellError
-from components.shingles import comparison_key
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from components.clean.tagged import Tagged
     from components.configuration import Clean
-    from components.policy import Policy
+    from components.corpus.policy import Policy
 
 COLUMNS = ("text", "repeated_spans")  # of the tables that `texts` reads
 

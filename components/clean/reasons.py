@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from components.clean.tagged import Tagged
     from components.clean.verdicts import Verdicts
     from components.configuration import Clean
-    from components.policy import Policy
+    from components.corpus.policy import Policy
 
 # The parameter that moves each rule which is not of a policy.
 PARAMETERS = {

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from components.clean.reasons import Reasons
     from components.clean.tagged import Tagged
     from components.clean.verdicts import Verdicts
-    from components.policy import Policy
+    from components.corpus.policy import Policy
 
 _SHOWN = 1_000  # characters of a text
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from components.clean.reasons import PARAMETERS
 from components.clean.verdicts import Verdicts
+from components.corpus.policy import Policy
+from components.corpus.statistics import STATISTICS
 from components.errors import InkwellError
-from components.policy import Policy
-from components.statistics import STATISTICS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

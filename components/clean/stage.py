@@ -26,10 +26,10 @@ from components.clean.split import Split
 from components.clean.tables import write_tables
 from components.clean.tagged import Labels, Tagged, open_tagged
 from components.clean.verdicts import Verdicts
-from components.documents import TRAIN, VALIDATION
+from components.corpus.documents import TRAIN, VALIDATION
+from components.corpus.policy import Policy, load_policy
 from components.errors import InkwellError
-from components.kneser_ney import bits_per_character
-from components.policy import Policy, load_policy
+from components.model.kneser_ney import bits_per_character
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,7 +13,7 @@ from components.clean.content import render
 from components.clean.reasons import Reasons
 from components.clean.tagged import Tagged
 from components.clean.verdicts import Verdicts
-from components.documents import TRAIN, VALIDATION, clean_schema, removed_schema
+from components.corpus.documents import TRAIN, VALIDATION, clean_schema, removed_schema
 from components.progress import bar
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from components.documents import read_table
+from components.corpus.documents import read_table
+from components.corpus.statistics import STATISTICS
+from components.corpus.tagged_documents import duplicates_schema, read_statistic, tagged_schema
 from components.errors import InkwellError
-from components.statistics import STATISTICS
-from components.tagged_documents import duplicates_schema, read_statistic, tagged_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -82,7 +82,7 @@ class Configuration(Section):
         if value not in known:
             raise ValueError(
                 f"there is wording for conversations in {', '.join(known)}; take one of these or write "
-                f"components/wording/{value}.yaml after their pattern"
+                f"components/chat/wording/{value}.yaml after their pattern"
             )
         return value
 

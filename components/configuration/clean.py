@@ -50,7 +50,7 @@ class Mixture(Section):
 class Clean(Section):
     """Rules, de-duplication, quotas, the mixture and the split."""
 
-    policy: str = Field("base", description="the rules: a file of components/policies, without .yaml")
+    policy: str = Field("base", description="the rules: a file of components/corpus/policies, without .yaml")
     rules: dict[str, Bound] = Field(
         default_factory=dict, description="changes to the policy's bounds, by the rule's name, for all languages"
     )
@@ -117,7 +117,7 @@ class Clean(Section):
     @classmethod
     def _is_a_name(cls, policy: str) -> str:
         if not re.fullmatch(r"[\w-]+", policy):
-            raise ValueError("it is the name of a file in components/policies, without folder and .yaml")
+            raise ValueError("it is the name of a file in components/corpus/policies, without folder and .yaml")
         return policy
 
     @field_validator("template")

@@ -102,7 +102,7 @@ class Anomalies(Section):
 
     window: int = Field(100, ge=10, description="steps whose loss and gradient norm tell what is usual")
     z_score: float = Field(
-        8.0, gt=0, description="robust standard deviations above the window's median that make a spike"
+        20.0, gt=0, description="robust standard deviations above the window's median that make a spike"
     )
     spike: Literal["record", "skip", "roll_back", "stop"] = Field(
         "record",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from difflib import SequenceMatcher
 
-from components.language_facts import is_spaceless
+from components.corpus.language_facts import is_spaceless
 
 Marked = list[tuple[str, bool]]  # pieces of a text, in order, and whether each stands in this text alone
 

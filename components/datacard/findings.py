@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from components.corpus.statistics import STATISTICS
 from components.datacard.corpus import Amount, Corpus, Row
 from components.datacard.differences import differences
 from components.datacard.rules import EXAMPLES
 from components.datacard.wording import cut, share
 from components.figures import figure
-from components.statistics import STATISTICS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from components.corpus.statistics import STATISTICS
 from components.datacard import pictures
 from components.datacard.corpus import Corpus, Row
 from components.datacard.pictures import COLOURS, Bound
 from components.datacard.wording import language_name, largest, named
-from components.statistics import STATISTICS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from components.corpus.statistics import STATISTICS
 from components.datacard.corpus import Amount, Corpus, Row
 from components.datacard.wording import cut, language_name, largest, named, share
-from components.statistics import STATISTICS
 
 EXAMPLES = 3  # of a rule on each side, of a score at each end
 _COLUMNS = 6  # languages, and sources, that have a column in the table of rules

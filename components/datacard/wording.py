@@ -8,8 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from components.corpus.language_facts import facts
 from components.datacard.corpus import Amount
-from components.language_facts import facts
 
 _SHOWN = 320  # characters of an example
 

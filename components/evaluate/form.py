@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from components.verse import verse_lines
+from components.corpus.verse import verse_lines
 
 FORM_NAMES = {4: "four", 5: "five", 6: "six", 7: "seven"}
 _BROKEN = "\ufffd"  # what half a character spelled in bytes decodes to

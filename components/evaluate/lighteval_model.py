@@ -1,7 +1,7 @@
 """A model folder as a lighteval model: lighteval asks and scores, the project's own batched code computes.
 
 lighteval's transformers back end pads every batch to its longest text at a fixed number of rows and samples with
-`generate`; here scoring goes through `components.scoring` and sampling through `components.sampling`, so that the
+`generate`; here scoring goes through `components.model.scoring` and sampling through `components.model.sampling`, so that the
 figures are those that training and the report speak of. A test holds both back ends to the same numbers.
 """
 
@@ -17,13 +17,13 @@ from lighteval.models.model_output import ModelResponse
 from lighteval.tasks.requests import Doc
 from lighteval.utils.cache_management import SampleCache
 
-from components.architectures import context_of
-from components.chat import escape, render
+from components.chat.markup import escape, render
 from components.evaluate.lighteval_tasks import ENDED
-from components.models import load_model, load_tokenizer
+from components.model.architectures import context_of
+from components.model.folders import load_model, load_tokenizer
+from components.model.sampling import complete
+from components.model.scoring import document_bits
 from components.progress import Bar, bar
-from components.sampling import complete
-from components.scoring import document_bits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast

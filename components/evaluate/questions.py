@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.conversations import CONTINUE, WRITE
+from components.chat.prompts import VERSE, ask, form_of, genre_of, wording
+from components.corpus.conversations import CONTINUE, WRITE
+from components.corpus.verse import verse_lines
 from components.evaluate.form import form_metric
-from components.prompts import VERSE, ask, form_of, genre_of, wording
-from components.verse import verse_lines
 
 Row = dict[str, Any]
 NEXT_LINE, BITS, CONTINUATION, LINE_COUNT, ANSWERS = (

@@ -15,7 +15,7 @@ def side_by_side(work: Callable[..., None], calls: Sequence[tuple[Any, ...]], mo
     busy machine, where threads wait for each other at every layer. How many threads each gets depends on `most` and
     the machine, not on the number of calls, so that a resumed run rounds as an undisturbed one does.
     """
-    from components.cores import choose_threads
+    from components.machine.cores import choose_threads
 
     cores = choose_threads(None)
     workers = min(most, cores)
@@ -31,7 +31,7 @@ def side_by_side(work: Callable[..., None], calls: Sequence[tuple[Any, ...]], mo
 def _begin(threads: int) -> None:
     import torch
 
-    from components.child_processes import end_with_parent
+    from components.launch.child_processes import end_with_parent
 
     end_with_parent()
     torch.set_num_threads(threads)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.atomic import atomic_file, atomic_folder
-from components.documents import TRAIN, VALIDATION, clean_schema, read_table
+from components.corpus.documents import TRAIN, VALIDATION, clean_schema, read_table
+from components.corpus.verse import verse_lines
 from components.errors import InkwellError
 from components.evaluate.intervals import around, ratio_stderr, wilson
 from components.evaluate.questions import BITS, LINE_COUNT, NEXT_LINE, Document, build, tasks_of
@@ -17,7 +18,6 @@ from components.evaluate.side_by_side import side_by_side
 from components.evaluate.titles import overlaps
 from components.evaluate.verbatim import copied_characters
 from components.step import content_hash
-from components.verse import verse_lines
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 MODELS = ("base", "sft", "aligned")
 RESULTS_FILE, GENERATIONS_FILE, NEXT_LINE_FILE = "results.json", "generations.parquet", "next_line.parquet"
 _SHARED = (
-    "architectures",
-    "chat",
-    "growing_cache",
-    "models",
-    "prompts",
-    "sampling",
-    "scoring",
-    "verse",
+    "chat/markup",
+    "chat/prompts",
+    "corpus/verse",
+    "model/architectures",
+    "model/folders",
+    "model/growing_cache",
+    "model/sampling",
+    "model/scoring",
 )  # modules that answers depend on
 _DIGITS = 6  # of figures in results.json and the metrics
 
@@ -145,7 +145,7 @@ def _read(path: Path) -> tuple[list[Document], list[Document]]:
 def _code_hash() -> str:
     """Identity of the code that answers come from: answers kept by a killed run of other code are not used."""
     components = Path(__file__).parents[1]
-    digest = hashlib.sha256(content_hash(components / "wording").encode())
+    digest = hashlib.sha256(content_hash(components / "chat" / "wording").encode())
     shared = [components / f"{name}.py" for name in _SHARED]
     for path in sorted([*Path(__file__).parent.glob("*.py"), *shared]):
         digest.update(path.read_bytes())

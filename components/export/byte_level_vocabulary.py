@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.chat import CHAT_TEMPLATE, TURN_END
+from components.chat.markup import CHAT_TEMPLATE, TURN_END
 from components.errors import InkwellError
-from components.pre_tokenizers import NAMES, name_of
-from components.vocabulary import is_byte_level
+from components.vocabulary.pre_tokenizers import NAMES, name_of
+from components.vocabulary.spelling import is_byte_level
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter

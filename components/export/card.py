@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from components.architectures import context_of, of
 from components.configuration import Sampling
 from components.export.comparison import Comparison
+from components.model.architectures import context_of, of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.architectures import context_of
 from components.errors import InkwellError
 from components.export.llama_cpp import LlamaCpp
-from components.models import load_model, load_tokenizer
+from components.model.architectures import context_of
+from components.model.folders import load_model, load_tokenizer
 from components.progress import bar
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def _characters(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> int:
 def _greedy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompt: str, tokens: int) -> list[int]:
     """Torch's likeliest continuation without its end token; one prompt alone, so that no padding changes anything."""
     from components.configuration import Sampling
-    from components.sampling import complete
+    from components.model.sampling import complete
 
     settings = Sampling(temperature=0, top_k=0, top_p=1, repetition_penalty=1, maximum_tokens=tokens)
     return list(complete(model, tokenizer, [prompt], settings, seed=0)[0].tokens)

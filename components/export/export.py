@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.chat import Message, render
-from components.models import TOKENIZER_FILES, model_config
+from components.chat.markup import Message, render
+from components.model.folders import TOKENIZER_FILES, model_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -27,7 +27,7 @@ _BEGINNING_TOKENS = 8  # of a document, as a prompt
 def run(context: Context) -> None:
     """Write `models/export`: the Hugging Face folder, the GGUF files and manifest.json; compare every file with torch."""
     from components.atomic import atomic_folder
-    from components.documents import VALIDATION, read_contents
+    from components.corpus.documents import VALIDATION, read_contents
 
     configuration = context.configuration
     parameters = configuration.export
@@ -140,10 +140,10 @@ def make_prompts(
 
     Together they are `export.comparison_prompts`, half of each where there are enough. A request names a held-out document's title; where the corpus has no titles, it asks to go on with a beginning.
     """
-    from components.conversations import CONTINUE, WRITE
-    from components.documents import VALIDATION, clean_schema, iterate
-    from components.models import load_tokenizer
-    from components.prompts import ask
+    from components.chat.prompts import ask
+    from components.corpus.conversations import CONTINUE, WRITE
+    from components.corpus.documents import VALIDATION, clean_schema, iterate
+    from components.model.folders import load_tokenizer
 
     tokenizer = load_tokenizer(folder)
     wanted = configuration.export.comparison_prompts
@@ -172,8 +172,8 @@ def _as_chat(text: str) -> str:
 
 def write_huggingface(folder: Path, target: Path, sampling: Sampling, card: str) -> None:
     """The folder that transformers, vLLM and others open; sampling defaults go into generation_config.json."""
-    from components.models import load_tokenizer
-    from components.sampling import end_ids
+    from components.model.folders import load_tokenizer
+    from components.model.sampling import end_ids
 
     target.mkdir()
     for name in ("config.json", "model.safetensors", *TOKENIZER_FILES):
@@ -240,7 +240,7 @@ def _describe_file(target: Path, path: Path, format: str, choices: Mapping[str, 
 
 
 def _count_documents(clean: Path) -> dict[str, int]:
-    from components.documents import TRAIN, VALIDATION, clean_schema, read_table
+    from components.corpus.documents import TRAIN, VALIDATION, clean_schema, read_table
 
     table = read_table(clean / "documents.parquet", clean_schema(), ["content", "split"])
     splits = table["split"].to_pylist()

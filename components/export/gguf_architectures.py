@@ -134,7 +134,7 @@ def _add_mamba2_shape(writer: Any, config: PreTrainedConfig) -> None:
 
 
 def _add_common_shape(writer: Any, config: PreTrainedConfig) -> None:
-    from components.architectures import context_of
+    from components.model.architectures import context_of
 
     writer.add_block_count(int(config.num_hidden_layers))
     writer.add_context_length(context_of(config))

@@ -17,7 +17,7 @@ from components.export import gguf_architectures
 from components.export.llama_cpp import LlamaCpp
 from components.export.piece_vocabulary import vocabulary_of
 from components.export.tensor_types import Choice, choose_type
-from components.models import model_config
+from components.model.folders import model_config
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,7 +10,7 @@ from typing import Any
 
 from components.errors import InkwellError
 from components.step import content_hash
-from components.vocabulary import identity
+from components.vocabulary.spelling import identity
 
 PARENTS: dict[str, list[str]] = {"base": [], "sft": ["base"], "aligned": ["sft"]}  # models by models
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.chat import CHAT_TEMPLATE, TURN_END
+from components.chat.markup import CHAT_TEMPLATE, TURN_END
 from components.errors import InkwellError
 from components.export.byte_level_vocabulary import (
     add_byte_level_vocabulary,
     has_byte_level_vocabulary,
     read_byte_level_vocabulary,
 )
-from components.models import load_tokenizer
-from components.pieces import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, read_pieces
+from components.model.folders import load_tokenizer
+from components.vocabulary.pieces import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, read_pieces
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -25,7 +25,7 @@ _UNUSED_SCORE = -10000.0
 
 @dataclass(frozen=True)
 class PieceVocabulary:
-    """Pieces by id, with SentencePiece's scores and llama.cpp's token types (`components.pieces`).
+    """Pieces by id, with SentencePiece's scores and llama.cpp's token types (`components.vocabulary.pieces`).
 
     marks: ids of bos, eos, unk, pad and eot, as far as the tokenizer has them; space_prefix: a space is put before texts.
     """

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.chat import Message, escape, render
+from components.chat.markup import Message, escape, render
 from components.errors import InkwellError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _SETTINGS = ("temperature", "top_k", "top_p", "repetition_penalty", "maximum_tok
 
 def write(arguments: argparse.Namespace) -> None:
     """Print one text as it is written, or several one after the other."""
-    from components.sampling import complete, stream
+    from components.model.sampling import complete, stream
 
     settings = sampling_settings(arguments)
     prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
@@ -43,7 +43,7 @@ def chat(arguments: argparse.Namespace) -> None:
     """Read a person's turns until the end of input, and answer each; old turns leave when the context is full."""
     import contextlib
 
-    from components.sampling import stream
+    from components.model.sampling import stream
 
     with contextlib.suppress(ImportError):  # editing and history of the line, where the platform has it
         import readline  # noqa: F401
@@ -94,7 +94,7 @@ def within_context(
     Room is kept for `settings.maximum_tokens`, or for half the context where that is less. Raises InkwellError when
     the last turn alone is too long.
     """
-    from components.sampling import encode_prompt
+    from components.model.sampling import encode_prompt
 
     context = int(model.config.max_position_embeddings)
     allowed = context - min(settings.maximum_tokens, context // 2)
@@ -127,7 +127,7 @@ def sampling_settings(arguments: argparse.Namespace) -> Sampling:
 
 
 def _load(folder: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    from components.models import load_model, load_tokenizer
+    from components.model.folders import load_model, load_tokenizer
 
     if folder is None:
         there = [Path(name) for name in DEFAULT_MODELS if (Path(name) / "config.json").exists()]

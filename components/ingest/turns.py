@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from components.chat import Message
+from components.chat.markup import Message
 from components.errors import InkwellError
 
 _SPEAKER, _WORDS = ("role", "from", "speaker"), ("content", "value", "text")

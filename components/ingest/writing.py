@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.documents import raw_schema
+from components.corpus.documents import raw_schema
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from components.cutting import head
+from components.corpus.cutting import head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -133,7 +133,7 @@ def _log_likelihoods(
     """Log-likelihood (nats) of the second string after the first, for each pair; batched by length."""
     import torch
 
-    from components.chat import escape
+    from components.chat.markup import escape
     from components.progress import bar
 
     begin = int(tokenizer.bos_token_id)

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from components.chat import Message, escape
-from components.conversations import (
+from components.chat.markup import Message, escape
+from components.chat.prompts import ask, form_of, genre_of, name_author, wording
+from components.corpus.conversations import (
     CONTINUE,
     CONVERSATIONS_FILE,
     KINDS,
@@ -20,11 +21,10 @@ from components.conversations import (
     Conversation,
     write_conversations,
 )
-from components.cutting import head, parts
-from components.documents import TRAIN, VALIDATION
+from components.corpus.cutting import head, parts
+from components.corpus.documents import TRAIN, VALIDATION
+from components.corpus.verse import verse_lines
 from components.errors import InkwellError
-from components.prompts import ask, form_of, genre_of, name_author, wording
-from components.verse import verse_lines
 
 if TYPE_CHECKING:
     from components.configuration import Instruct
@@ -42,7 +42,7 @@ _GENRE_SAMPLE = 1000
 def run(context: Context) -> None:
     """Write `conversations.parquet` and `probe.json`."""
     from components.atomic import atomic_folder
-    from components.documents import clean_schema, read_table
+    from components.corpus.documents import clean_schema, read_table
     from components.progress import track
 
     settings, language = context.configuration.instruct, context.configuration.language
@@ -82,7 +82,7 @@ def run(context: Context) -> None:
 
 def _knowledge(context: Context, documents: Sequence[Mapping[str, Any]]) -> Knowledge | None:
     from components.instruct.authorship import probe
-    from components.models import load_model, load_tokenizer
+    from components.model.folders import load_model, load_tokenizer
 
     settings = context.configuration.instruct
     if not settings.refusals or not settings.who_wrote or not documents:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from components import architectures
-from components.ceiling import Ceiling, gemm_ceiling, operations_per_token, run_shapes
-from components.hardware import decide
+from components.machine.ceiling import SQUARES, Ceiling, gemm_ceiling, operations_per_token, run_shapes
+from components.machine.hardware import decide
+from components.model import architectures
 from components.pretrain.data import CorpusSequences
 from components.pretrain.dial import is_set
 from components.pretrain.plan import Plan, check
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-    from components.choices import Choices
     from components.configuration import Machine, Pretrain
-    from components.packed import TokenShards
+    from components.corpus.packed import TokenShards
+    from components.machine.choices import Choices
     from components.training.distributed import World
 
 _TOKENS_A_SECOND = 5_000  # of two cores: to foresee a run that is given in minutes, before anything is measured
@@ -109,7 +109,8 @@ def begin(
         model = _model(resolved, tokenizer, seed)
     ceiling = None
     if choices.device == "cpu":
-        shapes = run_shapes(model, resolved.micro_batch * resolved.block)
+        # a narrow model's own products alone would be a low ceiling
+        shapes = (*SQUARES, *run_shapes(model, resolved.micro_batch * resolved.block))
         ceiling = gemm_ceiling(choices.dtype, choices.threads, shapes)
     return Beginning(model, resolved, choices, plan, ceiling, operations_per_token(model, resolved.block))
 
@@ -117,7 +118,7 @@ def begin(
 def _model(parameters: Pretrain, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
     torch.manual_seed(seed)
     if parameters.initial:
-        from components.initial import initial_model
+        from components.model.initial import initial_model
 
         return initial_model(parameters, tokenizer)
     return architectures.build(parameters, len(tokenizer))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from components.architectures import TABLE, Count
+from components.model.architectures import TABLE, Count
 
 if TYPE_CHECKING:
     from components.configuration import Pretrain

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
-    from components.packed import TokenShards
+    from components.corpus.packed import TokenShards
 
 
 class CorpusSequences:
@@ -45,13 +45,13 @@ class HeldOut:
 
     def quick(self, model: PreTrainedModel, autocast: bool) -> float:
         """Of the documents shown; autocast: in bf16."""
-        from components.scoring import document_bits
+        from components.model.scoring import document_bits
 
         return float(document_bits(model, self._shown, autocast=autocast).sum()) / self._shown_characters
 
     def whole(self, model: PreTrainedModel) -> float:
         """Of all documents."""
-        from components.scoring import document_bits
+        from components.model.scoring import document_bits
 
         documents = [self._shards.document(index) for index in range(len(self._shards))]
         return float(document_bits(model, documents).sum()) / self._characters

@@ -18,9 +18,9 @@ from components.pretrain.ladder import SHAPE, Rung, ladder
 from components.pretrain.transfer import RATES, batches, micro_batch, settings
 
 if TYPE_CHECKING:
-    from components.architectures import Count
     from components.configuration import Pretrain
-    from components.packed import TokenShards
+    from components.corpus.packed import TokenShards
+    from components.model.architectures import Count
     from components.pretrain.pace import Pace
     from components.scaling import Law
 

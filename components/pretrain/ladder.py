@@ -12,8 +12,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from components.architectures import TABLE, Count, count
 from components.errors import InkwellError
+from components.model.architectures import TABLE, Count, count
 
 if TYPE_CHECKING:
     from components.configuration import Pretrain

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from components.pretrain.cost import operations_a_token, optimizer_operations
 
 if TYPE_CHECKING:
-    from components.architectures import Count
     from components.configuration import Pretrain
+    from components.model.architectures import Count
 
 # Share of the matrix-product ceiling that a training step reaches, by width: narrow matrices are too small to fill a
 # core, and element-wise work weighs more. Only the shape of this curve matters where a step was measured.

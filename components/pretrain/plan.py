@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from components import architectures
 from components.errors import InkwellError
+from components.model import architectures
 from components.pretrain.cost import operations_a_token, peak_gib
 
 if TYPE_CHECKING:
-    from components.architectures import Count
     from components.configuration import Pretrain
-    from components.packed import TokenShards
+    from components.corpus.packed import TokenShards
+    from components.model.architectures import Count
     from components.pretrain.dial import CorpusFacts
     from components.pretrain.pace import Pace
     from components.scaling import Law
@@ -31,7 +31,7 @@ class Outcome:
 class Plan:
     """Size of the model and of the work.
 
-    parameters, active, multiplied: as `components.architectures.Count`; tokens: positions of all rows, of which a few per
+    parameters, active, multiplied: as `components.model.architectures.Count`; tokens: positions of all rows, of which a few per
     cent are padding; fresh_tokens: of the corpus that teach as much, repeated ones discounted; operations: of all passes
     (`cost.operations_a_token`), the optimizer's left out; seconds: of training steps, None where no pace is known;
     peak_gib: largest resident memory, roughly.

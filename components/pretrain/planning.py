@@ -9,9 +9,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from components.architectures import count
 from components.atomic import atomic_file
 from components.errors import InkwellError
+from components.model.architectures import count
 from components.pretrain.dial import CorpusFacts, turn
 from components.pretrain.ladder import wider
 from components.pretrain.pace import Pace
@@ -21,9 +21,9 @@ from components.scaling import Law, Run
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from components.architectures import Count
     from components.configuration import Pretrain
-    from components.packed import TokenShards
+    from components.corpus.packed import TokenShards
+    from components.model.architectures import Count
 
 
 class Probe(Protocol):
@@ -167,7 +167,7 @@ def _form(parameters: Pretrain) -> tuple[int, int]:
 
 def shaped_like(parameters: Pretrain, model: PreTrainedModel) -> Pretrain:
     """`parameters` with the shape that a loaded model has, for `resolve` and for what is told of the run."""
-    from components.architectures import of
+    from components.model.architectures import of
 
     config = model.config
     read = {

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from components.architectures import build
 from components.configuration.training import Parallel
-from components.machine_cache import machine_identity, recall, remember
+from components.launch.processes import Place
+from components.machine.cache import machine_identity, recall, remember
+from components.model.architectures import build
 from components.pretrain.pace import Pace
-from components.processes import Place
 from components.training.distributed import World
 from components.training.recipe import prepare
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from components.choices import Choices
     from components.configuration import Pretrain
+    from components.machine.choices import Choices
     from components.training.order import Sequences
 
 _STEPS = 1_000_000  # of the schedule: the first ones are slow to learn and cost the same
@@ -61,7 +61,7 @@ class StepTimer:
             return _median_step(parameters, model, self.data, self.choices, self.seconds)
 
     def known(self) -> Pace | None:
-        """What an earlier run measured on this machine (`components.machine_cache`)."""
+        """What an earlier run measured on this machine (`components.machine.cache`)."""
         found = recall("pace", self._identity())
         try:
             return Pace(tuple((int(width), float(rate)) for width, rate in found["measured"])) if found else None

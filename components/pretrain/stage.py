@@ -6,15 +6,15 @@ import json
 from typing import TYPE_CHECKING
 
 from components.atomic import atomic_file
-from components.hardware import achieved, choose_device
-from components.models import load_tokenizer, save_model
-from components.packed import TokenShards
+from components.corpus.packed import TokenShards
+from components.launch.processes import here
+from components.machine.hardware import achieved, choose_device
+from components.model.folders import load_tokenizer, save_model
+from components.model.sampling import complete
 from components.pretrain.beginning import begin
 from components.pretrain.card import intermediate_card, model_card
 from components.pretrain.data import CorpusSequences, HeldOut
 from components.pretrain.plan import Outcome as Done
-from components.processes import here
-from components.sampling import complete
 from components.step import peak_gib
 from components.training.distributed import open_world
 from components.training.loop import Outcome, fit, write_curve

@@ -4,8 +4,9 @@ Across widths: Muon's rate stays (its updates have a spectral norm fixed by the 
 2023, arXiv 2310.17813), that of AdamW for the head falls as 1 / width and that of embeddings stays, as in muP (Yang et
 al. 2022, arXiv 2203.03466); AdamW on matrices falls as 1 / width too. `python -m benchmarks.width_transfer` shows how
 far this holds here. Across tokens: the batch grows as tokens^0.571 (Li et al. 2025, "Step Law", arXiv 2503.04715),
-which does not depend on the model; rates are left as they are, since Muon's have served unchanged for batches of 2,048
-and of half a million tokens. Across passes over the same text: weight decay and dropout rise (`regularised`).
+which does not depend on the model, from a batch at which time, not tokens, was well spent: an optimizer step has its cost.
+Muon's rate falls as the root of a batch that is smaller than that and stays for larger ones, where it has served unchanged up
+to half a million tokens. Across passes over the same text: weight decay and dropout rise (`regularised`).
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tuned:
-    """The shape and work at which the recipe was tuned (conf/size/laptop.yaml on the Tang poems), and what was found."""
+    """The shape and work at which the recipe was tuned (the Tang poems, docs/log.md), and what was found."""
 
     width: int = 256
-    batch_tokens: int = 2048
-    tokens: int = 4_900_000
-    matrix_learning_rate: float = 0.02
-    embedding_learning_rate: float = 0.1
-    learning_rate: float = 0.005  # of AdamW beside Muon: head and norms
+    batch_tokens: int = 4096
+    tokens: int = 2_500_000
+    matrix_learning_rate: float = 0.03
+    embedding_learning_rate: float = 0.2
+    learning_rate: float = 0.01  # of AdamW beside Muon: head and norms
     adamw_learning_rate: float = 0.003  # of AdamW for everything
     weight_decay: float = 0.1
     warmup_share: float = 1 / 60
@@ -45,12 +46,13 @@ _FRESH_PASSES, _STALE_PASSES = 4.0, 16.0  # repeated tokens are as good as fresh
 _HIGHEST_DECAY, _HIGHEST_DROPOUT = 8.0, 0.1
 
 
-def learning_rates(optimizer: str, width: int) -> dict[str, float]:
+def learning_rates(optimizer: str, width: int, batch_tokens: int = TUNED.batch_tokens) -> dict[str, float]:
     """Peak rates of `pretrain` for a model of that width."""
     narrow = TUNED.width / width
+    small = min(1.0, sqrt(batch_tokens / TUNED.batch_tokens))
     base = TUNED.learning_rate if optimizer == "muon" else TUNED.adamw_learning_rate
     return {
-        "matrix_learning_rate": TUNED.matrix_learning_rate,
+        "matrix_learning_rate": round(TUNED.matrix_learning_rate * small, 7),
         "embedding_learning_rate": TUNED.embedding_learning_rate,
         "learning_rate": round(base * narrow, 7),
     }
@@ -109,7 +111,7 @@ def settings(
     """All that follows from a shape (in `parameters`), a batch and a number of steps over `unique` tokens."""
     tokens = batch_tokens * steps
     return {
-        **learning_rates(parameters.optimizer, parameters.hidden_size),
+        **learning_rates(parameters.optimizer, parameters.hidden_size, batch_tokens),
         **regularised(tokens / unique),
         **course(steps),
         "validation_documents": _validation_documents(tokens, mean_tokens),

@@ -10,7 +10,7 @@ from typing import Any
 
 from components.report.evidence import Evidence
 from components.step import content_hash
-from components.vocabulary import identity
+from components.vocabulary.spelling import identity
 
 
 @dataclass(frozen=True)

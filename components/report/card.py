@@ -14,7 +14,7 @@ from components.figures import FORMS, bits, count, figure, small
 from components.report import ancestry, pictures
 from components.report.evidence import MODELS, STAGES, Evidence, Row, gather
 from components.report.segmentation import Segmentation
-from components.vocabulary import read_record
+from components.vocabulary.spelling import read_record
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -306,7 +306,7 @@ def _example(evidence: Evidence) -> str:
 
 
 def _held_out(evidence: Evidence, columns: Sequence[str]) -> list[Row]:
-    from components.documents import VALIDATION, clean_schema, read_table
+    from components.corpus.documents import VALIDATION, clean_schema, read_table
 
     if evidence.documents is None:
         return []

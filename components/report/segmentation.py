@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.vocabulary import Vocabulary as Tokens
-from components.vocabulary import whole
+from components.vocabulary.spelling import Vocabulary as Tokens
+from components.vocabulary.spelling import whole
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import sys
 
-from components.allocator import keep_large_blocks
+from components.machine.allocator import keep_large_blocks
 from components.step import Step, main
 
 STEP = Step(

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from components.chat_encoding import encode_conversations
+from components.chat.encoding import encode_conversations
 from components.errors import InkwellError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerFast
 
-    from components.conversations import Conversation
+    from components.corpus.conversations import Conversation
 
 
 class ConversationSequences:

@@ -17,7 +17,7 @@ def add_adapters(model: PreTrainedModel, parameters: Sft) -> PreTrainedModel:
     """
     from peft import LoraConfig, get_peft_model
 
-    from components.architectures import of
+    from components.model.architectures import of
 
     adapted: PreTrainedModel = get_peft_model(
         model,

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from components.conversations import CONVERSATIONS_FILE, read_conversations
-from components.documents import TRAIN, VALIDATION
+from components.corpus.conversations import CONVERSATIONS_FILE, read_conversations
+from components.corpus.documents import TRAIN, VALIDATION
 from components.errors import InkwellError
-from components.hardware import choose_device, decide
-from components.models import load_model, load_tokenizer, save_model
-from components.processes import here
+from components.launch.processes import here
+from components.machine.hardware import choose_device, decide
+from components.model.folders import load_model, load_tokenizer, save_model
 from components.sft.data import ConversationSequences
 from components.sft.lora import add_adapters, merge_adapters
 from components.training.distributed import open_world

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from components.language_facts import facts
-from components.statistics import STATISTICS
+from components.corpus.language_facts import facts
+from components.corpus.statistics import STATISTICS
+from components.corpus.tagged_documents import tagged_schema
 from components.tag.divide import divide
 from components.tag.identify import Identifier
 from components.tag.lines import take_out
 from components.tag.measure import measure
 from components.tag.normalise import Normaliser
 from components.tag.personal import Scrubber
-from components.tagged_documents import tagged_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -1,7 +1,7 @@
 """Which documents of the corpus hold a piece of an evaluation set: a model that was trained on them knows the answers.
 
 Method: shared n-grams, 13 words long as in Brown et al. 2020 (GPT-3, appendix C), 20 letters where a script puts no
-blanks between words (`components.language_facts.words` counts such a letter as a word). In a passage of both, twenty
+blanks between words (`components.corpus.language_facts.words` counts such a letter as a word). In a passage of both, twenty
 letters weigh as much as thirteen words. Letter case, punctuation, blanks and compatibility forms do not count. An
 evaluation text that is shorter than one n-gram is looked for as a whole, if it has at least 8 words or 12 letters; a
 shorter one says nothing and is counted as such.
@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components.atomic import atomic_folder
+from components.corpus.language_facts import facts, is_spaceless, words
 from components.errors import InkwellError
-from components.language_facts import facts, is_spaceless, words
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,7 +66,7 @@ def build(evaluation: Path, ngram: int | None, folder: Path, normalise: Callable
     the corpus before they are looked up (Chinese script, removed patterns), so that it is done to these too. Memory: 20 bytes
     a n-gram while it sorts.
     """
-    from components.documents import iterate, raw_schema
+    from components.corpus.documents import iterate, raw_schema
 
     lengths = _Lengths(ngram or WORDS, ngram or LETTERS)
     sets: dict[str, EvaluationSet] = {}

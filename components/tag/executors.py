@@ -16,8 +16,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
-from components.child_processes import SINGLE_THREADED, end_with_parent, single_threaded
 from components.errors import InkwellError
+from components.launch.child_processes import SINGLE_THREADED, end_with_parent, single_threaded
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,7 +39,7 @@ def mapped(
     """
     if executor == "ray":
         return _by_ray(make, tables, workers)
-    from components.cores import choose_threads
+    from components.machine.cores import choose_threads
 
     workers = choose_threads(workers)
     return _in_processes(make, tables, workers) if workers > 1 else _here(make, tables)
@@ -221,7 +221,7 @@ def on_ray(workers: int | None) -> Iterator[Any]:
     _somebody_listens(address)
     local: dict[str, Any] = {}
     if address == "local":
-        from components.cores import choose_threads
+        from components.machine.cores import choose_threads
 
         local = {
             "num_cpus": choose_threads(workers),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from components.language_facts import Facts, words
+from components.corpus.language_facts import Facts, words
 
 if TYPE_CHECKING:
     from components.configuration.tag import Lines

@@ -1,4 +1,4 @@
-"""Statistics of texts: what `components.statistics` names, computed family by family.
+"""Statistics of texts: what `components.corpus.statistics` names, computed family by family.
 
 Everything is linear in the length of a text. One of more than half a million characters is measured in pieces of that length, cut
 at line ends where there are any, so that memory stays bounded whatever comes: counts add up, the longest stands, shares
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from components.language_facts import Facts, facts
+from components.corpus.language_facts import Facts, facts
 from components.tag.measures import gopher, shape, verse, web
 from components.tag.measures.reading import Reading
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from components.chat import escape
+from components.chat.markup import escape
 
 if TYPE_CHECKING:
     from components.configuration import Tag

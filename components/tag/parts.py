@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from components.atomic import atomic_file
-from components.documents import raw_schema, read_table
+from components.corpus.documents import raw_schema, read_table
 from components.errors import InkwellError
 from components.progress import bar
 from components.tag.annotate import COUNTS, Prepared, annotator

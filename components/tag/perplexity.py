@@ -21,7 +21,7 @@ import numpy as np
 
 from components.atomic import atomic_folder
 from components.errors import InkwellError
-from components.kneser_ney import KneserNey
+from components.model.kneser_ney import KneserNey
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

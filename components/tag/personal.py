@@ -128,7 +128,7 @@ class Scrubber:
 
     def _phones(self, text: str, language: str) -> Iterator[tuple[int, int]]:
         if language not in self._regions:
-            from components.language_facts import facts
+            from components.corpus.language_facts import facts
 
             self._regions[language] = facts(language).phone_region
         region = self._regions[language]

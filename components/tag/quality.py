@@ -138,7 +138,7 @@ def load(folder: Path) -> Classifier:
 
 def _examples(path: Path, role: str, normalise: Callable[[str], str] | None) -> dict[str, None]:
     """The distinct texts of a file in order, cut to what is looked at; copies would sit on both sides of the holdout."""
-    from components.documents import iterate, raw_schema
+    from components.corpus.documents import iterate, raw_schema
 
     if not path.exists():
         raise InkwellError(

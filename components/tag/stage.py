@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components.atomic import atomic_folder
+from components.corpus.statistics import STATISTICS
+from components.corpus.tagged_documents import read_statistic, tagged_schema
 from components.progress import bar
-from components.statistics import STATISTICS
 from components.tag.annotate import Prepared
 from components.tag.normalise import body_of
 from components.tag.parts import Parts, annotate
 from components.tag.whole import Whole, look_at_the_whole
-from components.tagged_documents import read_statistic, tagged_schema
 
 if TYPE_CHECKING:
     from components.configuration import Tag

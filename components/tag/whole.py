@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from components.corpus.tagged_documents import read_statistic
 from components.progress import bar
 from components.tag.executors import mapped
 from components.tag.normalise import body_of
-from components.tagged_documents import read_statistic
 
 if TYPE_CHECKING:
     import pyarrow as pa

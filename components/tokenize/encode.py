@@ -59,17 +59,17 @@ def run(context: Context) -> None:
 
 
 def encode_corpus(documents: Path, tokenizer_folder: Path, folder: Path, parameters: Tokenize) -> dict[str, float]:
-    """Encode all documents into `folder` (layout: components.packed) and return the figures of both splits.
+    """Encode all documents into `folder` (layout: components.corpus.packed) and return the figures of both splits.
 
     Each document becomes [begin, ..., end], in file order, `repeats` times; the files do not depend on the number of processes.
     Raises InkwellError naming the document that does not decode to itself, and where a split is empty.
     """
-    from components import packed
     from components.atomic import atomic_folder
-    from components.documents import TRAIN, VALIDATION, batches, clean_schema, read_table
+    from components.corpus import packed
+    from components.corpus.documents import TRAIN, VALIDATION, batches, clean_schema, read_table
     from components.progress import bar
     from components.step import content_hash
-    from components.vocabulary import identity
+    from components.vocabulary.spelling import identity
 
     model = identity(tokenizer_folder)
     total = len(read_table(documents, clean_schema(), ["repeats"]))
@@ -117,7 +117,7 @@ class _Codec:
     """The tokenizer of a folder. Where it has a SentencePiece file too, that decodes what the other encodes, and must agree."""
 
     def __init__(self, folder: Path) -> None:
-        from components.vocabulary import Vocabulary
+        from components.vocabulary.spelling import Vocabulary
 
         self.tokens = Vocabulary(folder)
         self.vocabulary = self.tokens.size
@@ -131,8 +131,8 @@ class _Codec:
         """Ids of a batch; every document is checked."""
         import numpy as np
 
-        from components.chat import SPECIAL_TEXTS
-        from components.packed import token_type
+        from components.chat.markup import SPECIAL_TEXTS
+        from components.corpus.packed import token_type
 
         contents = list(batch.contents)
         all_ids = self.tokens.encode(contents)
@@ -232,7 +232,7 @@ _codec: _Codec | None = None
 
 def _start_worker(tokenizer_folder: Path) -> None:
     """Load the tokenizers once a process."""
-    from components.child_processes import end_with_parent
+    from components.launch.child_processes import end_with_parent
 
     global _codec
     end_with_parent()

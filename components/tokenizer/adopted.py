@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.atomic import atomic_folder
-from components.chat import TURN_END, TURN_START
+from components.chat.markup import TURN_END, TURN_START
 from components.errors import InkwellError
 from components.fetching.models import Located, locate
-from components.pieces import NORMAL, USER_DEFINED, read_pieces, with_more
-from components.source_tokenizer import SourceTokenizer, read_source
 from components.tokenizer.continued import extend
 from components.tokenizer.twin import write_files
-from components.vocabulary import RECORD, Vocabulary
+from components.vocabulary.pieces import NORMAL, USER_DEFINED, read_pieces, with_more
+from components.vocabulary.source import SourceTokenizer, read_source
+from components.vocabulary.spelling import RECORD, Vocabulary
 
 if TYPE_CHECKING:
     from components.configuration import Pretrain, Tokenizer
@@ -123,7 +123,7 @@ def _write_model(model: bytes, folder: Path, texts: list[str]) -> None:
 def _license(located: Located) -> str | None:
     """What a GGUF file, or the model card of a folder, says of its licence."""
     if located.path.is_file():
-        from components.gguf_metadata import read_license
+        from components.gguf.metadata import read_license
 
         return read_license(located.path)
     import yaml

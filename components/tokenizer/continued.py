@@ -15,8 +15,8 @@ from collections.abc import Collection, Iterator, Sequence
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
-from components.pieces import SPACE, Pieces, merges_of, splits
-from components.vocabulary import is_byte_level
+from components.vocabulary.pieces import SPACE, Pieces, merges_of, splits
+from components.vocabulary.spelling import is_byte_level
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

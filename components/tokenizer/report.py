@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components.atomic import atomic_file
-from components.language_facts import facts, words
+from components.corpus.language_facts import facts, words
 from components.pages import render, style
 from components.tokenizer.comparison import Cost, Cutter, Span, cost, gpt2, own, sample, spans, utf8
-from components.vocabulary import read_record, whole
+from components.vocabulary.spelling import read_record, whole
 
 if TYPE_CHECKING:
     from components.configuration import Tokenizer

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components.atomic import atomic_folder
-from components.digits import DIGITS, PAIRS, TRIPLES, with_triples
 from components.errors import InkwellError
 from components.tokenizer.twin import SYMBOLS
-from components.vocabulary import BEGIN_ID, END_ID, PADDING_ID, UNKNOWN_ID, Vocabulary
+from components.vocabulary.digits import DIGITS, PAIRS, TRIPLES, with_triples
+from components.vocabulary.spelling import BEGIN_ID, END_ID, PADDING_ID, UNKNOWN_ID, Vocabulary
 
 if TYPE_CHECKING:
     from components.configuration import Tokenizer
@@ -37,7 +37,7 @@ _UNFIT = re.compile("[\u2585\0]")
 
 def run(context: Context) -> None:
     """The step: train on the training split, measure on the validation split, and write the report."""
-    from components.documents import TRAIN, VALIDATION, clean_schema, iterate
+    from components.corpus.documents import TRAIN, VALIDATION, clean_schema, iterate
     from components.tokenizer.report import write_report
 
     documents = context.inputs["documents"] / "documents.parquet"
@@ -72,7 +72,7 @@ class Contents:
         self._documents, self._split = documents, split
 
     def __iter__(self) -> Iterator[str]:
-        from components.documents import clean_schema, iterate
+        from components.corpus.documents import clean_schema, iterate
 
         rows = iterate(self._documents, clean_schema(), ["content", "split"])
         return (row["content"] for row in rows if row["split"] == self._split)

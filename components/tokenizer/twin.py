@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.chat import CHAT_TEMPLATE, ROLES, TURN_END, TURN_START
-from components.pieces import CONTROL, UNKNOWN, Pieces, read_pieces, twin
-from components.vocabulary import BEGIN_ID, END_ID, PADDING_ID, UNKNOWN_ID
+from components.chat.markup import CHAT_TEMPLATE, ROLES, TURN_END, TURN_START
+from components.vocabulary.pieces import CONTROL, UNKNOWN, Pieces, read_pieces, twin
+from components.vocabulary.spelling import BEGIN_ID, END_ID, PADDING_ID, UNKNOWN_ID
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor

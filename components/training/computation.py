@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch.nn import functional
 
-from components.architectures import of
 from components.errors import InkwellError
-from components.forward import Pass, forward_passes, logits_and_balance
+from components.model.architectures import of
+from components.model.forward import Pass, forward_passes, logits_and_balance
 from components.training.fused.decoder import FusedDecoder, unsupported
 from components.training.order import IGNORED
 

@@ -32,7 +32,7 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Str
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from components.errors import InkwellError
-from components.processes import Place
+from components.launch.processes import Place
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
@@ -87,7 +87,7 @@ class World:
     def check(self, model: PreTrainedModel, block: int, precision: str = "") -> None:
         """Raise InkwellError, naming the parameter, for a model that cannot be divided as asked.
 
-        block: tokens of a row; precision: as `components.hardware` has chosen it.
+        block: tokens of a row; precision: as `components.machine.hardware` has chosen it.
         """
 
     def trainer_options(self, device: str) -> dict[str, Any]:
@@ -340,7 +340,7 @@ class Sharded(Several):
 
     def check(self, model: PreTrainedModel, block: int, precision: str = "") -> None:
         """See `Several`."""
-        from components.architectures import of
+        from components.model.architectures import of
 
         refuse_scaling("machine.parallel.strategy = 'fsdp2'", precision)
 

@@ -76,7 +76,7 @@ def estimate(configuration: Configuration, cluster: Cluster, vocabulary: int) ->
 
     Raises InkwellError where the parameters contradict each other.
     """
-    from components.processes import Place
+    from components.launch.processes import Place
     from components.training.rehearsal import rehearse
 
     parameters, machine = configuration.pretrain, configuration.machine
@@ -311,7 +311,7 @@ def _parser() -> argparse.ArgumentParser:
 def _vocabulary(folder: Path, configuration: Configuration) -> int:
     if not (folder / "tokenizer.json").exists():
         return configuration.tokenizer.vocabulary
-    from components.models import load_tokenizer
+    from components.model.folders import load_tokenizer
 
     return len(load_tokenizer(folder))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from components.architectures import roles
+from components.model.architectures import roles
 from components.training.muon import Blocks, Muon
 
 if TYPE_CHECKING:

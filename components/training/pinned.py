@@ -19,11 +19,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.child_processes import SINGLE_THREADED
+from components.launch.child_processes import SINGLE_THREADED
 
 if TYPE_CHECKING:
-    from components.calibration import Trial
-    from components.choices import Choices
+    from components.machine.calibration import Trial
+    from components.machine.choices import Choices
 
 _MOST = 8  # processes: beyond that many cores, groups of cores
 _SECONDS = 3.0
@@ -118,8 +118,8 @@ def main(folder: Path, rank: int) -> int:
     import torch
     import torch.distributed as dist
 
-    from components.ceiling import CeilingMeter
-    from components.choices import Choices
+    from components.machine.ceiling import CeilingMeter
+    from components.machine.choices import Choices
 
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     groups = job["groups"]

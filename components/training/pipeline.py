@@ -24,7 +24,7 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 from torch.nn import functional
 
 from components.errors import InkwellError
-from components.processes import Place
+from components.launch.processes import Place
 from components.training.distributed import (
     PATIENCE,
     AllOrNone,
@@ -224,7 +224,7 @@ class StagePart(nn.Module):
 
     def forward(self, states: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
         """numbers [B, T]: which sequence of its row a token belongs to."""
-        from components.forward import forward_arguments
+        from components.model.forward import forward_arguments
 
         arguments = forward_arguments(self.part.config, states if self.first else numbers, numbers)
         if not self.first:

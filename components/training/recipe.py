@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from transformers import PreTrainedModel
 
-    from components.choices import Choices
     from components.configuration.training import Anomalies, Checkpoints, Optimization
+    from components.machine.choices import Choices
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.device_mesh import init_device_mesh
 from torch.utils._pytree import tree_iter
 
-from components import architectures
 from components.errors import InkwellError
-from components.processes import Place
+from components.launch.processes import Place
+from components.model import architectures
 from components.training.averaging import WeightAverage
 from components.training.computation import StockComputation, computation_for
 from components.training.distributed import World, check_parallel, make_world

@@ -45,7 +45,10 @@ FREE = (
     "activation_checkpointing",
 )
 # modules outside the step and `components.training` that decide about weights
-_SHARED_CODE = ("architectures", "chat", "chat_encoding", "conversations", "forward", "initial", "models", "packed")
+_SHARED_CODE = (
+    *("chat/encoding", "chat/markup", "corpus/conversations", "corpus/packed"),
+    *("model/architectures", "model/folders", "model/forward", "model/initial"),
+)
 _LIBRARIES = ("torch", "transformers", "lightning")
 
 

@@ -1,6 +1,6 @@
 """Steps of training that are only timed: the model's own shape, random tokens, the run's own optimizers.
 
-What `components.calibration` tries choices on. Nothing of the run is touched: the trial works on a copy of the model and puts
+What `components.machine.calibration` tries choices on. Nothing of the run is touched: the trial works on a copy of the model and puts
 random generators, threads and the route of float32 products back as they were.
 """
 
@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from components.architectures import of
-from components.ceiling import operations_per_token, threads_set
-from components.precision import float32_by_onednn
+from components.machine.ceiling import operations_per_token, threads_set
+from components.machine.precision import float32_by_onednn
+from components.model.architectures import of
 from components.training.computation import Computation, computation_for
 from components.training.fused.decoder import unsupported
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from transformers import PreTrainedModel
 
-    from components.choices import Choices
+    from components.machine.choices import Choices
 
 MakeComputation = Callable[["PreTrainedModel", "Choices"], Computation]
 MakeOptimizers = Callable[["PreTrainedModel"], "Sequence[Optimizer]"]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from components.documents import TRAIN, VALIDATION, batches, clean_schema, read_table, removed_schema
+from components.corpus.documents import TRAIN, VALIDATION, batches, clean_schema, read_table, removed_schema
+from components.corpus.tagged_documents import tagged_schema
 from components.errors import InkwellError
-from components.tagged_documents import tagged_schema
 from components.validate.check import Contract, Suite
 from components.validate.reading import Columns, controls, keys, lengths, markers, sides
 
@@ -168,7 +168,7 @@ def add_text_checks(suite: Suite, contract: str, what: str, mend: str) -> None:
     """Expectations on the columns `marker` and `control`, the same for documents, conversations and pairs."""
     import great_expectations.expectations as gx
 
-    from components.chat import SPECIAL_TEXTS
+    from components.chat.markup import SPECIAL_TEXTS
 
     suite.add(f"{contract}_no_markers", gx.ExpectColumnValuesToBeNull, f"No {what} holds a special marker of the tokenizer",
         "none of " + " ".join(SPECIAL_TEXTS), mend, column="marker")  # fmt: skip

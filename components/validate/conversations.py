@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from components.conversations import CONVERSATIONS_FILE, KINDS, REFUSAL, WHO_WROTE, conversation_schema
-from components.documents import TRAIN, VALIDATION, batches
+from components.corpus.conversations import CONVERSATIONS_FILE, KINDS, REFUSAL, WHO_WROTE, conversation_schema
+from components.corpus.documents import TRAIN, VALIDATION, batches
 from components.validate.check import Contract, Suite
 from components.validate.clean import add_text_checks
 from components.validate.reading import (

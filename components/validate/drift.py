@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from components.statistics import STATISTICS
+from components.corpus.statistics import STATISTICS
 from components.validate.check import Contract, Suite
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Comparison:
     distance: float
     allowed: float
     told: str
-    statistic: bool = False  # one of components.statistics, which share one expectation
+    statistic: bool = False  # one of components.corpus.statistics, which share one expectation
 
     @property
     def drifted(self) -> bool:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from components.conversations import PREFERENCES_FILE, preference_schema
-from components.documents import TRAIN, batches
+from components.corpus.conversations import PREFERENCES_FILE, preference_schema
+from components.corpus.documents import TRAIN, batches
 from components.validate.check import Contract, Suite
 from components.validate.clean import add_text_checks
 from components.validate.conversations import join_turns

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from components.documents import batches, clean_schema, read_table, removed_schema
+from components.corpus.documents import batches, clean_schema, read_table, removed_schema
+from components.corpus.statistics import STATISTICS
+from components.corpus.tagged_documents import read_statistic, tagged_schema
 from components.errors import InkwellError
-from components.statistics import STATISTICS
-from components.tagged_documents import read_statistic, tagged_schema
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from components.documents import batches, raw_schema
+from components.corpus.documents import batches, raw_schema
 from components.validate.check import Contract, Suite
 from components.validate.reading import Columns, lengths, wordless
 

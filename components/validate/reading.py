@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from components.chat import SPECIAL_TEXTS
-from components.documents import read_table
+from components.chat.markup import SPECIAL_TEXTS
+from components.corpus.documents import read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,7 +98,7 @@ def splits_of_documents(context: Context) -> pd.Series[Any]:
     """The split of every clean document, by its id."""
     import pandas as pd
 
-    from components.documents import clean_schema
+    from components.corpus.documents import clean_schema
 
     table = read_table(context.inputs["clean"] / "documents.parquet", clean_schema(), ["id", "split"])
     return (

@@ -10,16 +10,16 @@ import pytest
 from components.align.damage import Damager
 from components.align.optimization import encode_pairs, in_batches, longest
 from components.align.pairs import UNFINISHED, corrupted_pairs, fault_of, make_pairs, sampled_pairs
-from components.chat import TURN_END, render
-from components.chat_encoding import encode_conversation
+from components.chat.encoding import encode_conversation
+from components.chat.markup import TURN_END, render
 from components.configuration import Align, Instruct, Sampling
-from components.conversations import CONTINUE, WHO_WROTE, Conversation, Preference
+from components.corpus.conversations import CONTINUE, WHO_WROTE, Conversation, Preference
+from components.corpus.verse import line_length, verse_lines
 from components.errors import InkwellError
 from components.instruct.from_corpus import conversations_of
-from components.models import BEGIN_ID, load_model, load_tokenizer
-from components.sampling import Completion
-from components.verse import line_length, verse_lines
-from tests.corpus import clean_rows
+from components.model.folders import BEGIN_ID, load_model, load_tokenizer
+from components.model.sampling import Completion
+from tests.tiny_corpus import clean_rows
 
 RUSSIAN = "Первое предложение стоит здесь. Второе за ним идёт. Третье ещё дальше. Четвёртое — последнее."
 

@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from components.align.__main__ import STEP
 from components.align.optimization import last_checkpoint
 from components.configuration import Instruct
-from components.conversations import read_preferences, write_conversations
+from components.corpus.conversations import read_preferences, write_conversations
 from components.instruct.from_corpus import conversations_of
 from components.step import content_hash, main
-from tests.corpus import clean_rows
+from tests.tiny_corpus import clean_rows
 
 REPOSITORY = Path(__file__).parents[2]
 PARAMETERS = """

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.curation import Cost, main, measured
 from benchmarks.synthetic import synthetic, write_synthetic
-from components.documents import raw_schema, read_table
+from components.corpus.documents import raw_schema, read_table
 from components.errors import InkwellError
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +49,7 @@ def test_seconds_and_memory_are_those_of_the_whole_tree(tmp_path: Path) -> None:
 def test_both_sides_of_the_race_judge_alike_where_the_rules_are_alike(tmp_path: Path) -> None:
     """datatrove's filters with our policy, one rule at a time, on texts made to break one each."""
     from benchmarks.datatrove_race import verdicts
-    from components.policy import Rule
+    from components.corpus.policy import Rule
 
     verse = "床前明月光，疑是地上霜。\n举头望明月，低头思故乡。\n"
     prose = "Мы долго ехали молча. Потом начался дождь, и все уснули. Никто не помнил дороги."
@@ -75,11 +75,11 @@ def test_both_sides_of_the_race_judge_alike_where_the_rules_are_alike(tmp_path: 
 
 
 def test_the_policy_of_the_race_is_a_policy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import components.policy
+    import components.corpus.policy
 
     shutil.copyfile(ROOT / "benchmarks" / "race_policy.yaml", tmp_path / "race.yaml")
-    monkeypatch.setattr(components.policy, "FOLDER", tmp_path)
-    assert len(components.policy.load_policy("race").rules) == 25
+    monkeypatch.setattr(components.corpus.policy, "FOLDER", tmp_path)
+    assert len(components.corpus.policy.load_policy("race").rules) == 25
 
 
 def test_growth_in_miniature_ends_with_one_json_object(

@@ -28,8 +28,8 @@ from benchmarks.peers.transformers_peer import TransformersTrainer
 from benchmarks.pictures import race_picture, scaling_picture
 from benchmarks.pretrain import main
 from benchmarks.race import BUDGETS, Race, smallest
+from components.corpus.packed import TokenShards
 from components.errors import InkwellError
-from components.packed import TokenShards
 
 ROOT = Path(__file__).parents[2]
 SHAPE = Shape(512, 64, 2, 2, 2, 32, 128, tied=False)
@@ -154,8 +154,8 @@ def test_other_trainers_read_every_token_of_the_corpus_in_rows(token_folder: Pat
 
 
 def test_operations_are_counted_as_the_paper_counts_them() -> None:
-    from components.ceiling import operations_per_token
-    from components.models import build_model
+    from components.machine.ceiling import operations_per_token
+    from components.model.folders import build_model
 
     model = build_model("qwen3", vocab_size=512, hidden_size=64, num_hidden_layers=3, intermediate_size=96,
                         num_attention_heads=2, num_key_value_heads=1, head_dim=32, max_position_embeddings=128,

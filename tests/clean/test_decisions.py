@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from components.documents import clean_schema, removed_schema
+from components.corpus.documents import clean_schema, removed_schema
 from components.errors import InkwellError
 from tests.curated import clean as clean_step
 from tests.curated import rows_of, write_tagged
@@ -38,7 +38,7 @@ def decide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Decide:
 def test_bounds_hold_by_language_and_can_be_moved(
     decide: Decide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from components import policy
+    from components.corpus import policy
 
     monkeypatch.setattr(policy, "FOLDER", tmp_path / "policies")
     (tmp_path / "policies").mkdir()
@@ -267,7 +267,7 @@ def test_what_cannot_be_decided_is_told(
 def test_a_policy_may_not_call_a_rule_like_a_decision(
     decide: Decide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from components import policy
+    from components.corpus import policy
 
     monkeypatch.setattr(policy, "FOLDER", tmp_path / "policies")
     (tmp_path / "policies").mkdir()
@@ -317,7 +317,7 @@ def test_what_is_left_of_a_cut_document_is_no_marker_and_not_too_little(decide: 
 def test_what_a_person_reads_is_nearest_to_the_bound_of_its_language(
     decide: Decide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from components import policy
+    from components.corpus import policy
 
     monkeypatch.setattr(policy, "FOLDER", tmp_path / "policies")
     (tmp_path / "policies").mkdir()

@@ -8,7 +8,7 @@ import pytest
 
 from components.clean import held_out as module
 from components.clean.held_out import resembling
-from components.shingles import jaccard, shingles
+from components.corpus.shingles import jaccard, shingles
 
 
 def _by_hand(train: list[str], held_out: list[str], length: int, threshold: float) -> dict[int, tuple[int, float]]:

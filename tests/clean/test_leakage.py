@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from components.clean import leakage
-from components.documents import clean_schema, removed_schema
-from components.shingles import comparison_key, jaccard, shingles
+from components.corpus.documents import clean_schema, removed_schema
+from components.corpus.shingles import comparison_key, jaccard, shingles
 from tests.curated import clean, rows_of, write_tagged
 
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from components.configuration import Tag
-from components.documents import clean_schema, raw_schema, removed_schema, write_documents
+from components.corpus.documents import clean_schema, raw_schema, removed_schema, write_documents
 from components.errors import InkwellError
 from tests import curated
-from tests.corpus import poems
 from tests.curated import raw_row as _raw
+from tests.tiny_corpus import poems
 
 Cleaned = tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, float]]
 Clean = Callable[..., Cleaned]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from components.architectures import TABLE, count
 from components.export import gguf_architectures
 from components.export.gguf_file import FORMATS
+from components.model.architectures import TABLE, count
 from flows.parameters import ROOT, compose, groups
 from tests.tiny_models import sharp, tiny
 

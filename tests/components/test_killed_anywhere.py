@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from components.step import Step, content_hash, main
-from tests.corpus import poems
+from tests.tiny_corpus import poems
 
 ROOT = Path(__file__).parents[2]
 _TIMINGS = {"seconds", "peak_gib"}

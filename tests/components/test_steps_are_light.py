@@ -60,34 +60,43 @@ def test_a_step_imports_no_other_step_and_no_orchestrator(step: str) -> None:
                 assert parts[1] not in STEPS or parts[1] == step, f"{file}: {name}"
 
 
+# Packages that a step depends on module by module: a change of what it does not use must not run it again.
+ROOMS = {"chat", "corpus", "gguf", "machine", "model", "vocabulary"}
 _DATA = {
-    "prompts": "wording",
-    "policy": "policies",
-    "language_facts": "languages",
-    "pages": "pages.css",
+    "chat/prompts.py": "chat/wording",
+    "corpus/policy.py": "corpus/policies",
+    "corpus/language_facts.py": "corpus/languages",
+    "pages.py": "pages.css",
 }  # files that a module reads rather than imports
 
 
 # What every step goes through without its outcome depending on it: a change there must not retrain a model.
-_AROUND = {"step", "processes", "tracking", "progress", "errors", "atomic", "configuration", "child_processes"}
+_AROUND = {"step", "launch", "tracking", "progress", "errors", "atomic", "configuration"}
 
 
-def _reached(start: Path) -> set[str]:
-    """Shared modules and packages under components/ that the files of `start` import, directly or not."""
+def _shared(name: str) -> str | None:
+    """The file or package below components/ that a dotted name stands in; None for what no step depends on."""
+    parts = name.split(".")
+    if parts[0] != "components" or len(parts) < 2 or parts[1] in {*STEPS, *_AROUND}:
+        return None
+    if parts[1] in ROOMS:
+        module = f"{parts[1]}/{parts[2]}.py" if len(parts) > 2 else ""
+    else:
+        package = (ROOT / "components" / parts[1]).is_dir()
+        module = parts[1] if package else f"{parts[1]}.py"
+    return module if module and (ROOT / "components" / module).exists() else None
+
+
+def reached(start: Path) -> set[str]:
+    """Shared modules and packages below components/ that the files of `start` import, directly or not, and their data."""
     seen: set[str] = set()
     waiting = list(start.rglob("*.py"))
     while waiting:
-        for name in _imports(waiting.pop()):
-            parts = name.split(".")
-            if parts[0] != "components" or len(parts) < 2 or parts[1] in seen or parts[1] in {*STEPS, *_AROUND}:
-                continue
-            module, package = ROOT / "components" / f"{parts[1]}.py", ROOT / "components" / parts[1]
-            if module.exists():
-                seen.add(parts[1])
-                waiting.append(module)
-            elif package.is_dir():
-                seen.add(parts[1])
-                waiting += package.rglob("*.py")
+        for shared in filter(None, map(_shared, _imports(waiting.pop()))):
+            if shared not in seen:
+                seen.add(shared)
+                place = ROOT / "components" / shared
+                waiting += place.rglob("*.py") if place.is_dir() else [place]
     return seen | {data for module, data in _DATA.items() if module in seen}
 
 
@@ -95,12 +104,10 @@ def _reached(start: Path) -> set[str]:
 def test_a_stage_depends_on_the_code_that_it_imports(stage: str) -> None:
     described = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]
     step = described["cmd"].split("components.")[1].split()[0]
-    declared = set(described["deps"])
-    needed = {f"components/{step}"}
-    for name in _reached(ROOT / "components" / step):
-        module = ROOT / "components" / f"{name}.py"
-        needed.add(f"components/{name}.py" if module.exists() else f"components/{name}")
+    declared = {name for name in described["deps"] if name.startswith("components/")}
+    needed = {f"components/{name}" for name in (step, *reached(ROOT / "components" / step))}
     assert needed <= declared, f"add to the deps of {stage} in dvc.yaml: {sorted(needed - declared)}"
+    assert all((ROOT / name).exists() for name in declared), sorted(declared)
 
 
 def test_tag_depends_on_all_of_its_parameters_but_where_the_work_is_done() -> None:

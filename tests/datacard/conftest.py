@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests import curated
-from tests.corpus import poems
+from tests.tiny_corpus import poems
 
 HOSTILE = "<script>alert('题')</script>"
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from components.corpus.documents import iterate, removed_schema
+from components.corpus.tagged_documents import tagged_schema
 from components.datacard.__main__ import STEP
 from components.datacard.map import points_of
-from components.documents import iterate, removed_schema
 from components.step import main
-from components.tagged_documents import tagged_schema
 from tests.datacard.browser import CHROMIUM, open_page
 from tests.datacard.conftest import HOSTILE
 

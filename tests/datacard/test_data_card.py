@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from components.corpus.documents import clean_schema, iterate, removed_schema
+from components.corpus.tagged_documents import tagged_schema
 from components.datacard.__main__ import STEP
-from components.documents import clean_schema, iterate, removed_schema
 from components.step import main
-from components.tagged_documents import tagged_schema
 from tests.datacard.browser import CHROMIUM, open_page, without_policy
 from tests.datacard.conftest import HOSTILE
 

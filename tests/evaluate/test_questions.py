@@ -8,7 +8,7 @@ import pytest
 
 from components.errors import InkwellError
 from components.evaluate.questions import BITS, Document, beginning, bits, build, next_line, segments
-from tests.corpus import clean_rows
+from tests.tiny_corpus import clean_rows
 
 NUMBERS = {"documents": 10, "characters": 100_000, "choices": 4, "titles": 8, "other_titles": 4, "seed": 1}
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from components.documents import clean_schema, read_table, write_documents
+from components.corpus.documents import clean_schema, read_table, write_documents
 from components.evaluate import lighteval_run
 from components.evaluate.__main__ import STEP
 from components.step import main
-from tests.corpus import clean_rows
+from tests.tiny_corpus import clean_rows
 
 REPOSITORY = Path(__file__).parents[2]
 SETTINGS = {
@@ -49,7 +49,7 @@ def models(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tokenizer
     """Three models that differ."""
     import torch
 
-    from components.models import load_model, save_model
+    from components.model.folders import load_model, save_model
 
     folder = tmp_path_factory.mktemp("three")
     made = {"base": tiny_model}
@@ -99,8 +99,8 @@ def test_bits_per_character_agree_with_the_training_figure(finished: Path, model
 
     from components.evaluate.questions import bits
     from components.evaluate.stage import _read
-    from components.models import BEGIN_ID, END_ID, load_model, load_tokenizer
-    from components.scoring import bits_per_character, document_bits
+    from components.model.folders import BEGIN_ID, END_ID, load_model, load_tokenizer
+    from components.model.scoring import bits_per_character, document_bits
 
     held_out, _ = _read(finished / "data" / "clean" / "documents.parquet")
     asked = random.Random("20260101:evaluate").sample(held_out, 12)
@@ -121,7 +121,7 @@ def test_likelihoods_agree_with_lightevals_own_back_end(
     from components.evaluate.lighteval_run import quiet_lighteval
     from components.evaluate.questions import bits, next_line
     from components.evaluate.stage import _read
-    from components.models import load_model
+    from components.model.folders import load_model
 
     held_out, _ = _read(clean_folder / "documents.parquet")
     with quiet_lighteval(tmp_path):

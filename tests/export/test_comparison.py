@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.documents import VALIDATION, read_contents
+from components.corpus.documents import VALIDATION, read_contents
 from components.errors import InkwellError
 from components.export.comparison import compare
-from components.models import load_model, load_tokenizer, save_model
-from components.scoring import bits_per_character, document_bits
+from components.model.folders import load_model, load_tokenizer, save_model
+from components.model.scoring import bits_per_character, document_bits
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import yaml
 
 from components.export.__main__ import STEP
 from components.export.export import size_label
-from components.models import load_model
+from components.model.folders import load_model
 from components.step import content_hash, main
 from tests.conftest import ARCHIVE
 

@@ -15,13 +15,13 @@ from gguf.quants import dequantize, quantize
 from safetensors.torch import load_file, save_file
 
 from components.configuration import Sampling
-from components.documents import TRAIN, VALIDATION, read_contents
+from components.corpus.documents import TRAIN, VALIDATION, read_contents
 from components.errors import InkwellError
 from components.export.gguf_file import write_gguf
 from components.export.llama_cpp import LlamaCpp
 from components.export.piece_vocabulary import read_piece_vocabulary
-from components.models import END_ID, load_model, load_tokenizer, save_model
-from components.sampling import complete
+from components.model.folders import END_ID, load_model, load_tokenizer, save_model
+from components.model.sampling import complete
 from components.tokenizer.twin import write_files
 from tests.export.conftest import DESCRIPTION
 from tests.tiny_models import sharp, tiny

@@ -13,7 +13,7 @@ import pytest
 from components.errors import InkwellError
 from flows.ablate import variants
 from flows.tokenizer_sweep import model_parameters, steps_of
-from tests.corpus import poems
+from tests.tiny_corpus import poems
 
 ROOT = Path(__file__).parents[2]
 TINY = {

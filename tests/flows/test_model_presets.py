@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from components.architectures import Count, check, count
 from components.configuration import load
+from components.model.architectures import Count, check, count
 from flows.parameters import ROOT, compose, compose_values, groups, render
 
 CONF = ROOT / "conf"

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from components.chat import Message
+from components.chat.markup import Message
 from components.configuration import Sampling
 from components.errors import InkwellError
 from components.generate.__main__ import main
 from components.generate.writing import within_context
-from components.models import load_model, load_tokenizer
+from components.model.folders import load_model, load_tokenizer
 
 ROOT = Path(__file__).parents[2]
 

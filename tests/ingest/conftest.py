@@ -25,14 +25,14 @@ class Outcome:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        from components.documents import iterate, raw_schema
+        from components.corpus.documents import iterate, raw_schema
 
         assert self.status == 0, self.said
         return list(iterate(self.folder / "raw" / "documents.parquet", raw_schema()))
 
     def of_role(self, role: str) -> list[dict[str, Any]]:
         """Documents of another role than train."""
-        from components.documents import iterate, raw_schema
+        from components.corpus.documents import iterate, raw_schema
 
         return list(iterate(self.folder / "raw" / f"{role}.parquet", raw_schema()))
 

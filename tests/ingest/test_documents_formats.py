@@ -18,8 +18,8 @@ import zstandard
 from components.ingest.mail import LARGEST_MAIL, mail_records
 from components.ingest.markup import parse, plain_text
 from components.ingest.zst import ZstdFile
-from tests.corpus import poems
 from tests.ingest.conftest import Ingest
+from tests.tiny_corpus import poems
 
 RUSSIAN = "Утро выдалось тихое и ясное; над рекой ещё стоял туман."
 CHINESE = "山里的清晨很安静，只有溪水从石头上流过的声音。"

@@ -12,7 +12,7 @@ from components.ingest.alphabets import is_thai
 from components.ingest.encodings import Text
 from components.ingest.long_documents import cut
 from tests.conftest import SHARED_WAR_AND_PEACE
-from tests.corpus import poems
+from tests.tiny_corpus import poems
 
 RUSSIAN = "Все счастливые семьи похожи друг на друга, каждая несчастливая семья несчастлива по-своему.\n" * 30
 FRENCH = "Où êtes-vous allés cet été ? Le garçon a mangé des œufs à l’hôtel, très déçu — « hélas ».\n" * 20

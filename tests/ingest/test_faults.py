@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from tests.corpus import poems
 from tests.ingest.conftest import Ingest, arguments, write_params
 from tests.ingest.processes import PROJECT, finish
+from tests.tiny_corpus import poems
 
 CHINESE = "\n".join(line for poem in poems(300) for line in poem["paragraphs"])
 RUSSIAN = "".join(f"Глава {number}. Снег шёл всю ночь, и к утру {number * 7} дворов замело.\n" for number in range(400))

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from components.documents import raw_schema
+from components.corpus.documents import raw_schema
 from components.ingest.records import as_json
 from components.step import content_hash
-from tests.corpus import poems
 from tests.ingest.conftest import Ingest
+from tests.tiny_corpus import poems
 
 POEMS = poems(60)
 TEXTS = ["\n".join(poem["paragraphs"]) for poem in POEMS]

@@ -15,8 +15,8 @@ from components.configuration import Configuration
 from components.ingest.turns import as_text, messages
 from flows.parameters import compose
 from tests.conftest import SHARED_WAR_AND_PEACE
-from tests.corpus import poems
 from tests.ingest.conftest import Ingest, Outcome, arguments
+from tests.tiny_corpus import poems
 
 CONF = Path(__file__).parents[2] / "conf"
 PRESETS = sorted(path.stem for path in (CONF / "corpus").glob("*.yaml"))
@@ -47,8 +47,8 @@ def test_the_presets_of_the_issue_are_there() -> None:
 
 @pytest.mark.parametrize("corpus", PRESETS)
 def test_every_preset_names_a_policy_of_which_the_statistics_are_measured(corpus: str) -> None:
-    from components.policy import load_policy
-    from components.statistics import STATISTICS
+    from components.corpus.policy import load_policy
+    from components.corpus.statistics import STATISTICS
 
     composed = compose(CONF, [f"corpus={corpus}"])
     families = {"shape", "words", "repetition", "web", "verse", "dialogue"}

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.corpus import poems
 from tests.ingest.conftest import Ingest
+from tests.tiny_corpus import poems
 
 RUSSIAN = [f"Письмо номер {number}: сегодня выпал первый снег, и в саду стало тихо." for number in range(12)]
 CHINESE = ["\n".join(poem["paragraphs"]) for poem in poems(9)]

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from components.chat.prompts import PROSE, VERSE, name_author
 from components.configuration import Instruct
-from components.conversations import (
+from components.corpus.conversations import (
     CONTINUE,
     REFUSAL,
     WHO_WROTE,
@@ -20,15 +21,14 @@ from components.conversations import (
     Conversation,
     read_conversations,
 )
-from components.documents import clean_schema, write_documents
+from components.corpus.documents import clean_schema, write_documents
+from components.corpus.verse import line_length
 from components.instruct.__main__ import STEP
 from components.instruct.authorship import probe
 from components.instruct.from_corpus import conversations_of
-from components.models import BEGIN_ID, END_ID, load_model, load_tokenizer
-from components.prompts import PROSE, VERSE, name_author
+from components.model.folders import BEGIN_ID, END_ID, load_model, load_tokenizer
 from components.step import content_hash, main
-from components.verse import line_length
-from tests.corpus import AUTHORS, clean_rows
+from tests.tiny_corpus import AUTHORS, clean_rows
 
 PARAMETERS = 'ingest: {sources: [{name: t, kind: path, location: x}]}\nclean: {template: "{title}\\n{author}\\n{text}"}\ntracking: {enabled: false}\n'
 

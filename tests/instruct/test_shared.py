@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from components.chat import TURN_END, Message, render
-from components.chat_encoding import encode_conversation, encode_conversations
-from components.conversations import (
+from components.chat.encoding import encode_conversation, encode_conversations
+from components.chat.markup import TURN_END, Message, render
+from components.chat.prompts import PROSE, VERSE, ask, form_of, genre_of, languages, name_author, wording
+from components.corpus.conversations import (
     CONTINUE,
     KINDS,
     REFUSAL,
@@ -23,10 +24,9 @@ from components.conversations import (
     write_conversations,
     write_preferences,
 )
-from components.cutting import head, parts, units
+from components.corpus.cutting import head, parts, units
 from components.errors import InkwellError
-from components.models import BEGIN_ID, load_tokenizer
-from components.prompts import PROSE, VERSE, ask, form_of, genre_of, languages, name_author, wording
+from components.model.folders import BEGIN_ID, load_tokenizer
 
 POEM = "春山随故园，秋水照人家。\n寒江入空城，明月过古寺。"
 
@@ -156,7 +156,7 @@ def test_markers_typed_by_a_person_do_not_become_tokens(tokenizer_folder: Path) 
 
 
 def test_an_unknown_language_is_told_with_those_that_exist() -> None:
-    with pytest.raises(InkwellError, match=r"'xx'.*en, ru, zh.*components/wording/xx\.yaml"):
+    with pytest.raises(InkwellError, match=r"'xx'.*en, ru, zh.*components/chat/wording/xx\.yaml"):
         wording("xx")
     assert {"en", "ru", "zh"} <= set(languages())
 

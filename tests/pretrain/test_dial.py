@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from components.architectures import count
 from components.configuration import Pretrain
 from components.errors import InkwellError
+from components.model.architectures import count
 from components.pretrain.cost import peak_gib
 from components.pretrain.dial import LEAST_WORTH, CorpusFacts, turn
 from components.pretrain.ladder import ladder

@@ -11,8 +11,8 @@ import torch
 
 from components.export.gguf_file import write_gguf
 from components.export.llama_cpp import LlamaCpp
-from components.initial import load_initial
-from components.models import load_model, load_tokenizer
+from components.model.folders import load_model, load_tokenizer
+from components.model.initial import load_initial
 from tests.byte_level import END, byte_level_folder
 from tests.export.conftest import DESCRIPTION
 from tests.processes import finish, start

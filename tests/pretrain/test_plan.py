@@ -10,12 +10,12 @@ from typing import Any, cast
 import pytest
 import torch
 
-from components.architectures import Count, count, count_of
-from components.choices import Choices
 from components.configuration import Pretrain
+from components.corpus.packed import TokenShards
 from components.errors import InkwellError
-from components.models import load_model
-from components.packed import TokenShards
+from components.machine.choices import Choices
+from components.model.architectures import Count, count, count_of
+from components.model.folders import load_model
 from components.pretrain.cost import operations_a_token, optimizer_operations, peak_gib
 from components.pretrain.data import CorpusSequences
 from components.pretrain.dial import CorpusFacts

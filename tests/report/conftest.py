@@ -58,7 +58,7 @@ def workspace(tmp_path: Path, clean_folder: Path, tokenizer_folder: Path, token_
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from components.documents import VALIDATION, clean_schema, iterate
+    from components.corpus.documents import VALIDATION, clean_schema, iterate
 
     for source, target in (
         (clean_folder, "data/clean"),

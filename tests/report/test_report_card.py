@@ -162,7 +162,7 @@ def test_hashes_are_computed_again_and_a_difference_shows(page: Page) -> None:
 
 
 def test_each_model_answers_the_same_title_beside_the_original(page: Page, workspace: Path) -> None:
-    from components.documents import clean_schema, iterate
+    from components.corpus.documents import clean_schema, iterate
 
     articles = re.findall(r'<article class="asked">.*?</article>', page.source, re.DOTALL)
     assert len(articles) == 6
@@ -175,7 +175,7 @@ def test_each_model_answers_the_same_title_beside_the_original(page: Page, works
 
 
 def test_a_tokenized_text_is_shown_whole(page: Page, workspace: Path) -> None:
-    from components.documents import VALIDATION, read_contents
+    from components.corpus.documents import VALIDATION, read_contents
 
     shown = re.search(r'<p class="cut"[^>]*>(.*?)</p>', page.source, re.DOTALL)
     assert shown is not None

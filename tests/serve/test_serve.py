@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from components.chat import render
+from components.chat.markup import render
 from components.export.gguf_file import Description, write_gguf
 from components.export.llama_cpp import LlamaCpp
-from components.models import load_tokenizer
+from components.model.folders import load_tokenizer
 from components.serve.__main__ import main
 from components.serve.server import find_model, try_line
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from components.chat import Message
-from components.conversations import CONVERSATIONS_FILE, WRITE, Conversation, write_conversations
-from components.models import load_model
+from components.chat.markup import Message
+from components.corpus.conversations import CONVERSATIONS_FILE, WRITE, Conversation, write_conversations
+from components.model.folders import load_model
 from components.step import content_hash
-from tests.corpus import clean_rows
 from tests.processes import finish, kill_between_checkpoints, start
+from tests.tiny_corpus import clean_rows
 
 PARAMS = """
 ingest: {sources: [{name: tiny, kind: path, location: poems.json}]}

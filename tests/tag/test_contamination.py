@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.documents import raw_schema, write_documents
+from components.corpus.documents import raw_schema, write_documents
 from components.errors import InkwellError
 from components.tag.contamination import Index, build, listing
 

@@ -17,8 +17,8 @@ import pytest
 
 from benchmarks.planted_duplicates import edited, outcome, planted
 from components.configuration.tag import Duplicates
+from components.corpus.shingles import code_points, comparison_key, jaccard, sets_of, shingles
 from components.errors import InkwellError
-from components.shingles import code_points, comparison_key, jaccard, sets_of, shingles
 from components.tag.duplicates import SEEN, Found, find, pairs, signatures
 from tests import curated
 from tests.conftest import SHARED_WAR_AND_PEACE

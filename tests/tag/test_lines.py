@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from components.configuration.tag import Lines
-from components.language_facts import facts
+from components.corpus.language_facts import facts
 from components.tag.lines import ends_as_a_sentence, take_out
 
 PAGE = """Home | News

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from components.configuration.tag import Family
-from components.language_facts import facts, words
-from components.statistics import STATISTICS
+from components.corpus.language_facts import facts, words
+from components.corpus.statistics import STATISTICS
 from components.tag import measure as measuring
 from components.tag.measure import FAMILIES, measure, pieces
 

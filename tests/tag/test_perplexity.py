@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from components.configuration.tag import Perplexity
-from components.documents import raw_schema, write_documents
+from components.corpus.documents import raw_schema, write_documents
 from components.errors import InkwellError
-from components.kneser_ney import KneserNey
+from components.model.kneser_ney import KneserNey
 from components.tag.perplexity import load, train
 from tests.conftest import SHARED_WAR_AND_PEACE
-from tests.corpus import poems
 from tests.tag.test_contamination import row
+from tests.tiny_corpus import poems
 
 _POEMS = ["\n".join(poem["paragraphs"]) for poem in poems(400)]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from components.chat import SPECIAL_TEXTS, escape
+from components.chat.markup import SPECIAL_TEXTS, escape
 from components.configuration.tag import Pii
+from components.corpus.tagged_documents import tagged_schema
 from components.tag.personal import PLACEHOLDERS, Scrubber
-from components.tagged_documents import tagged_schema
 from tests import curated
 
 _ALL = Scrubber(Pii(email=True, phone=True, ip=True, card=True))

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from components.configuration.tag import Quality
-from components.documents import raw_schema, write_documents
+from components.corpus.documents import raw_schema, write_documents
 from components.errors import InkwellError
 from components.tag.quality import FILE, load, train
-from tests.corpus import poems
 from tests.tag.test_contamination import row
+from tests.tiny_corpus import poems
 
 _RUSSIAN = ["тихий", "вечер", "над", "рекой", "старый", "дом", "и", "сад", "где", "поёт", "соловей", "снова", "весна"]
 _ADVERTS = ["СКИДКА", "купи", "дёшево", "жми", "сюда", "!!!", "кредит", "без", "залога", "100%", "акция", "www"]

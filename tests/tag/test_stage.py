@@ -15,10 +15,10 @@ import pytest
 import yaml
 
 from components.configuration import Tag
-from components.documents import clean_schema, raw_schema, removed_schema, write_documents
+from components.corpus.documents import clean_schema, raw_schema, removed_schema, write_documents
+from components.corpus.tagged_documents import tagged_schema
 from components.step import content_hash
 from components.tag.normalise import Normaliser
-from components.tagged_documents import tagged_schema
 from tests import curated
 from tests.curated import raw_row
 from tests.processes import ROOT, finish, start
@@ -369,7 +369,7 @@ def test_a_parameter_of_clean_measures_nothing_again(tmp_path: Path) -> None:
     assert "clean" in stages["clean"]["params"]
     # Nor do policies, which are parameters in files of their own.
     assert not [path for path in stages["tag"]["deps"] if path.startswith(("components/clean", "components/polic"))]
-    assert "components/policies" in stages["clean"]["deps"]
+    assert "components/corpus/policies" in stages["clean"]["deps"]
 
 
 def test_a_judge_is_asked_about_a_sample_once(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from components.corpus.tagged_documents import tagged_schema
 from components.tag.duplicates import substrings
 from components.tag.duplicates.substrings import Spans, repeated_spans, rolling_hashes
-from components.tagged_documents import tagged_schema
 
 _ALPHABET = "春江 花月😀аé"
 

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 
 from components.configuration import Tokenize
-from components.documents import TRAIN, VALIDATION, clean_schema, read_contents, write_documents
+from components.corpus.documents import TRAIN, VALIDATION, clean_schema, read_contents, write_documents
+from components.corpus.packed import TokenShards
 from components.errors import InkwellError
-from components.models import load_tokenizer
-from components.packed import TokenShards
+from components.model.folders import load_tokenizer
 from components.step import content_hash
 from components.tokenize import encode
 from components.tokenize.encode import encode_corpus
-from tests.corpus import clean_rows
+from tests.tiny_corpus import clean_rows
 
 
 def documents(folder: Path, rows: list[dict[str, Any]]) -> Path:

@@ -11,11 +11,12 @@ import pytest
 import sentencepiece
 from tokenizers import Tokenizer
 
-from components.chat import CHAT_TEMPLATE, TURN_END, TURN_START
-from components.chat_encoding import encode_conversation
+from components.chat.encoding import encode_conversation
+from components.chat.markup import CHAT_TEMPLATE, TURN_END, TURN_START
 from components.configuration import Pretrain, Tokenize
 from components.configuration import Tokenizer as Parameters
-from components.documents import TRAIN, VALIDATION, clean_schema, read_contents, write_documents
+from components.corpus.documents import TRAIN, VALIDATION, clean_schema, read_contents, write_documents
+from components.corpus.packed import TokenShards
 from components.errors import InkwellError
 from components.export.byte_level_vocabulary import (
     add_byte_level_vocabulary,
@@ -24,19 +25,18 @@ from components.export.byte_level_vocabulary import (
 )
 from components.export.llama_cpp import LlamaCpp
 from components.fetching.models import folder_hash
-from components.models import load_model, load_tokenizer, save_model
-from components.packed import TokenShards
-from components.pieces import NORMAL, UNKNOWN, Pieces, twin, with_more, write_model
-from components.source_tokenizer import SourceTokenizer
+from components.model.folders import load_model, load_tokenizer, save_model
 from components.step import content_hash, main
 from components.tokenize.encode import encode_corpus
 from components.tokenizer.__main__ import STEP
 from components.tokenizer.adopted import document_marks, write_adopted
 from components.tokenizer.continued import extend
 from components.tokenizer.train import measure, train_tokenizer
-from components.vocabulary import Vocabulary, identity, origin, read_record
+from components.vocabulary.pieces import NORMAL, UNKNOWN, Pieces, twin, with_more, write_model
+from components.vocabulary.source import SourceTokenizer
+from components.vocabulary.spelling import Vocabulary, identity, origin, read_record
 from tests.byte_level import END, TEXTS, byte_level_folder, byte_level_tokenizer, noise, vocabulary_gguf
-from tests.corpus import clean_rows
+from tests.tiny_corpus import clean_rows
 
 SETTINGS = Parameters(character_coverage=1.0)
 

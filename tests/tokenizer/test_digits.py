@@ -11,9 +11,9 @@ import sentencepiece
 from tokenizers import Tokenizer as Twin
 
 from components.configuration import Tokenizer, parse
-from components.digits import PAIRS, TRIPLES
 from components.errors import InkwellError
 from components.tokenizer.train import train_tokenizer
+from components.vocabulary.digits import PAIRS, TRIPLES
 
 _YEARS = [f"Year 2024, number {number}; в 2024 году, 2024年 and 2024." for number in range(300)]
 _PARTS = [
@@ -93,7 +93,7 @@ def test_triples_are_the_same_in_llama_cpp(triples: Path, tmp_path: Path) -> Non
     from components.configuration import Sampling
     from components.export.gguf_file import Description, write_gguf
     from components.export.llama_cpp import LlamaCpp
-    from components.models import build_model, load_tokenizer, save_model
+    from components.model.folders import build_model, load_tokenizer, save_model
 
     torch.manual_seed(0)
     size = len(load_tokenizer(triples))

@@ -14,7 +14,7 @@ from components.configuration import Tokenizer
 from components.tokenizer.comparison import Span, cost, entropy, gpt2, own, sample, spans, utf8
 from components.tokenizer.report import visible, write_report
 from components.tokenizer.train import count_tokens, learned_tokens, sample_lines, train_tokenizer, write_tokenizer
-from tests.corpus import clean_rows
+from tests.tiny_corpus import clean_rows
 
 _RUSSIAN = "Весенним утром мы долго шли вдоль реки и молчали, и никто не сказал ни слова."
 _TEXTS = [

@@ -13,7 +13,7 @@ import pytest
 import sentencepiece
 
 from components.configuration import Tokenizer
-from components.documents import TRAIN, VALIDATION, read_contents
+from components.corpus.documents import TRAIN, VALIDATION, read_contents
 from components.errors import InkwellError
 from components.step import content_hash
 from components.tokenizer.train import SMALLEST_VOCABULARY, Contents, measure, sample_lines, train_tokenizer
@@ -49,7 +49,7 @@ def test_two_runs_write_the_same_bytes_whatever_the_number_of_threads(tmp_path: 
     train_tokenizer(contents, parameters, 1, tmp_path / "first")
     code = (
         "import sys; from pathlib import Path; from components.configuration import Tokenizer\n"
-        "from components.documents import read_contents; from components.tokenizer.train import train_tokenizer\n"
+        "from components.corpus.documents import read_contents; from components.tokenizer.train import train_tokenizer\n"
         "import json; contents = json.load(sys.stdin)\n"
         "train_tokenizer(contents, Tokenizer(vocabulary=400, character_coverage=1.0), 1, Path(sys.argv[1]))"
     )

@@ -10,9 +10,9 @@ import pytest
 import sentencepiece
 from tokenizers import Tokenizer as Twin
 
-from components.chat import CHAT_TEMPLATE, Message, render
+from components.chat.markup import CHAT_TEMPLATE, Message, render
 from components.configuration import Tokenizer
-from components.models import load_tokenizer
+from components.model.folders import load_tokenizer
 from components.tokenizer.train import train_tokenizer
 from components.tokenizer.twin import check_twin
 

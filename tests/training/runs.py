@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from components.choices import Choices
 from components.configuration.training import Optimization, Parallel
-from components.models import build_model
-from components.processes import Place
+from components.launch.processes import Place
+from components.machine.choices import Choices
+from components.model.folders import build_model
 from components.tracking import Recorder
 from components.training.computation import Computation
 from components.training.distributed import World

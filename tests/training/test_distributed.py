@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 
 from components.configuration.training import Parallel
 from components.errors import InkwellError
-from components.processes import Place, check_place, first_host, here
+from components.launch.processes import Place, check_place, first_host, here
 from tests.processes import ROOT, finish, start
 
 # Rates at which ten steps of Adam do not blow rounding up; Muon rounds to bfloat16 inside, whoever computes it.
@@ -232,7 +232,7 @@ def test_a_mistake_is_told_once(tmp_path: Path, files: list[str], change: list[s
 ONE_FAILS = """
 import os, sys
 from components.errors import InkwellError
-from components.processes import here, one_voice, start_all
+from components.launch.processes import here, one_voice, start_all
 if "RANK" not in os.environ:
     sys.exit(start_all([sys.executable, __file__], 2))
 import torch.distributed as dist

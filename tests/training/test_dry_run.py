@@ -55,8 +55,8 @@ from types import SimpleNamespace
 import torch
 sys.path.insert(0, {root!r})
 from tests.training.test_dry_run import VOCABULARY, configured
-from components import architectures
-from components.processes import Place
+from components.model import architectures
+from components.launch.processes import Place
 from components.training.computation import computation_for
 from components.training.distributed import World
 from components.training.recipe import optimizers_for

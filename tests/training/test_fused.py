@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from components.architectures import new_model
 from components.errors import InkwellError
+from components.model.architectures import new_model
 from components.training.computation import StockComputation, computation_for
 from components.training.fused import attention
 from components.training.fused.attention import attend, visible

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from components.models import load_model
+from components.model.folders import load_model
 from components.training.averaging import WeightAverage
 from tests.training.runs import Interfering, killed_at, quick_validation, tiny_decoder, train
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from components.architectures import new_model
+from components.model.architectures import new_model
 from components.training.muon import Muon, orthogonalise
 from components.training.optimizers import adamw, attention_blocks, muon_and_adamw, transposed_matrices
 

@@ -15,7 +15,7 @@ SHAPE = {"hidden_size": 32, "layers": 2, "heads": 2, "key_value_heads": 2, "feed
 
 @pytest.mark.parametrize("architecture", ["qwen3", "llama", "mistral", "gpt2", "mixtral", "mamba2"])
 def test_parts_of_blocks_are_dropped_while_training(architecture: str) -> None:
-    from components.architectures import build
+    from components.model.architectures import build
 
     torch.manual_seed(1)
     parameters = Pretrain.model_validate({"architecture": architecture, "context": 32, "state_size": 16, **SHAPE})
@@ -38,7 +38,7 @@ def test_parts_of_blocks_are_dropped_while_training(architecture: str) -> None:
 
 
 def test_everything_dropped_leaves_the_embeddings_alone() -> None:
-    from components.models import build_model
+    from components.model.folders import build_model
 
     model = build_model(
         "llama", vocab_size=64, hidden_size=32, num_hidden_layers=2, intermediate_size=48, num_attention_heads=2

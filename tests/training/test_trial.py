@@ -12,7 +12,7 @@ import torch
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
-from components.choices import Choices
+from components.machine.choices import Choices
 from components.training.computation import Computation
 from components.training.optimizers import adamw, muon_and_adamw
 from components.training.trial import StepTrial, _Copy

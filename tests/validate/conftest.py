@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from components.conversations import conversation_schema, preference_schema
-from components.documents import clean_schema, raw_schema, removed_schema, write_documents
-from components.statistics import STATISTICS
-from components.tagged_documents import tagged_schema
-from tests.corpus import clean_rows
+from components.corpus.conversations import conversation_schema, preference_schema
+from components.corpus.documents import clean_schema, raw_schema, removed_schema, write_documents
+from components.corpus.statistics import STATISTICS
+from components.corpus.tagged_documents import tagged_schema
+from tests.tiny_corpus import clean_rows
 
 Rows = list[dict[str, Any]]
 Gate = Callable[..., dict[str, float]]

@@ -16,7 +16,7 @@ from components.validate.accept import accept
 from components.validate.accept import main as accept_command
 from components.validate.drift import compare, cumulative, distance, divergence
 from components.validate.profile import points
-from tests.corpus import clean_rows
+from tests.tiny_corpus import clean_rows
 from tests.validate.conftest import Gate, documents, write
 
 

@@ -197,7 +197,7 @@ def test_documents_in_another_language_than_asked_for_shut_the_gate(gate: Gate) 
 
 def test_a_document_that_was_neither_kept_nor_dropped_shuts_the_gate(gate: Gate) -> None:
     write(documents(120), dropped=10)
-    from components.documents import removed_schema, write_documents
+    from components.corpus.documents import removed_schema, write_documents
 
     write_documents(Path("clean/removed.parquet"), [], removed_schema())
     with pytest.raises(InkwellError, match=r"clean_counts .* found 120 kept \+ 0 dropped = 120, expected .* 130 read"):

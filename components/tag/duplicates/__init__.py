@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from components.atomic import atomic_file
+from components.corpus.tagged_documents import duplicates_schema
 from components.tag.duplicates.codes import let_go, read
 from components.tag.duplicates.exact import SEEN, first_with_key, seen_before
 from components.tag.duplicates.pairs import propose, verify
 from components.tag.duplicates.signatures import shingle_length, sign
-from components.tagged_documents import duplicates_schema
 
 if TYPE_CHECKING:
     from components.configuration.tag import Duplicates
-    from components.shingles import Floats, Ints
+    from components.corpus.shingles import Floats, Ints
 
 __all__ = ["SEEN", "Found", "find"]
 
@@ -37,7 +37,7 @@ class Found:
 
     same_text: [N] row of the first document with an equal comparison key, the own row where there is none; SEEN (-1) where a
     Bloom filter says that there is one, which it cannot name. cluster: [N] row of the first document of the cluster: what
-    is tied together by equal keys and recorded pairs. pairs: Parquet file (`components.tagged_documents.duplicates_schema`), in
+    is tied together by equal keys and recorded pairs. pairs: Parquet file (`components.corpus.tagged_documents.duplicates_schema`), in
     order of a and b within some row groups each. figures: shingle_characters, exact_duplicates, compared_documents,
     compared_pairs, recorded_pairs, crowded_buckets, crowded_from (members), bloom_hits.
     """

@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from components.corpus.shingles import batches, code_points, comparison_keys, starts_of
 from components.errors import InkwellError
 from components.progress import bar
-from components.shingles import batches, code_points, comparison_keys, starts_of
 from components.tag.executors import mapped
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from components.shingles import Codes, Ints
+    from components.corpus.shingles import Codes, Ints
 
 _READ_AT_ONCE = 1_000  # documents
 _CODED_AT_ONCE = 4_000_000  # characters

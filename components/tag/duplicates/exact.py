@@ -8,7 +8,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from components.configuration.tag import Duplicates
-    from components.shingles import Ints
+    from components.corpus.shingles import Ints
     from components.tag.duplicates.codes import Corpus
 
 SEEN = -1  # in place of a row: the filter says that there was one, and cannot say which

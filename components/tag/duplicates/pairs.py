@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from components.corpus.shingles import firsts, ragged, similarities, starts_of
 from components.progress import bar
-from components.shingles import firsts, ragged, similarities, starts_of
 from components.tag.duplicates.codes import Corpus, let_go, mapped_array, runs, workers_for
 from components.tag.duplicates.signatures import sets_of_stretches
 from components.tag.executors import mapped
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from components.shingles import Floats, Hashes, Ints
+    from components.corpus.shingles import Floats, Hashes, Ints
 
 _BOUNDS = (512, 256, 128, 64, 32, 16, 8, 4)  # members beyond which a bucket may count as crowded
 _SMALL_BUDGET, _BUDGET = 4_000_000, 64  # proposals: as many in any case, and as many for each document

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from components.corpus.shingles import distinct, firsts, gram_hashes, ragged, similarities, starts_of
 from components.progress import bar
-from components.shingles import distinct, firsts, gram_hashes, ragged, similarities, starts_of
 from components.tag.duplicates.codes import Corpus, gather, let_go, mapped_array, runs, workers_for
 from components.tag.executors import mapped
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from components.configuration.tag import Duplicates
-    from components.shingles import Codes, Floats, Hashes, Ints
+    from components.corpus.shingles import Codes, Floats, Hashes, Ints
 
 _SHORTEST_SHINGLE, _LONGEST_FOR_SPEED, _LONGEST_SHINGLE = 3, 6, 12
 _SAMPLED, _FEWEST = 4_000, 24  # documents

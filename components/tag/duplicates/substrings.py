@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from components.corpus.shingles import firsts
 from components.progress import bar
-from components.shingles import firsts
 from components.tag.duplicates.codes import Corpus, let_go, read
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from components.shingles import Codes, Floats, Hashes, Ints
+    from components.corpus.shingles import Codes, Floats, Hashes, Ints
 
 _BLOCK = 2**22  # characters that are hashed at once
 _TOGETHER = 2**23  # stretches that are sorted at once: about 300 MiB

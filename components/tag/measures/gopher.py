@@ -1,6 +1,6 @@
 """Gopher's statistics of words and of repetition (Rae et al. 2021, table A1), as datatrove computes them.
 
-Two things differ from datatrove. Words are those of `components.language_facts`: punctuation is none. And an n-gram is as long as
+Two things differ from datatrove. Words are those of `components.corpus.language_facts`: punctuation is none. And an n-gram is as long as
 it stands in the text, so that where words are characters no blanks are counted between them; datatrove joins any words by
 blanks, which triples the share of characters in, say, two-character words.
 """

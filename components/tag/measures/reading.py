@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import unicodedata
 
-from components.language_facts import Facts, is_spaceless, spaceless_letters, words
+from components.corpus.language_facts import Facts, is_spaceless, spaceless_letters, words
 
-# What ends a line of verse within a printed line, see `components.verse`.
+# What ends a line of verse within a printed line, see `components.corpus.verse`.
 _VERSE_ENDS = frozenset("，。！？；：、,.!?;:")
 _BY_CATEGORY = {
     "Lu": "u",

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from functools import cache
 
-from components.language_facts import Facts
+from components.corpus.language_facts import Facts
 from components.tag.measures.reading import Reading
 
 VERSE_NAMES = ("regular_lines", "mean_line_length")
@@ -19,7 +19,7 @@ def verse(reading: Reading) -> tuple[float, ...]:
     """The statistics of `VERSE_NAMES`.
 
     Lines are the printed ones; where words are characters, punctuation divides lines of verse too, for classical Chinese
-    prints two of them on a line (`components.verse`). Length is in letters, marks and digits.
+    prints two of them on a line (`components.corpus.verse`). Length is in letters, marks and digits.
     """
     classes = reading.classes
     if reading.facts.segmentation == "characters":

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from functools import cache
 
-from components.language_facts import Facts
+from components.corpus.language_facts import Facts
 from components.tag.measures.reading import Reading
 
 NAMES = ("punctuated_lines", "short_lines", "newlines_per_word", "sentences", "braces", "placeholder_text")

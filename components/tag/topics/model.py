@@ -199,7 +199,7 @@ def _vocabulary(
 
 def _stop_words(languages: Sequence[str]) -> NDArray[np.uint64]:
     """Keys of words that tell no topic in these languages."""
-    from components.language_facts import facts
+    from components.corpus.language_facts import facts
 
     found = units(sorted({word for language in languages for word in facts(language).stop_words}))
     return found.key[found.key >= WORD_BIT]

@@ -1,0 +1,1 @@
+"""GGUF files read: metadata, tokenizers, models."""

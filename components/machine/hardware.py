@@ -1,0 +1,393 @@
+"""What the machine at hand does well: measured, not looked up by name.
+
+`decide` gives a run its choices. What a person has set stays; what is open follows from products that are timed here and,
+for runs that are long enough, from a short calibration on training steps (`components.machine.calibration`). CUDA and MPS: untested
+on this hardware.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.atomic import atomic_file
+from components.errors import InkwellError
+from components.machine import precision as formats
+from components.machine.choices import Choices
+from components.machine.cores import available_cores, choose_threads
+
+if TYPE_CHECKING:
+    from components.configuration import Machine
+    from components.machine.calibration import Calibration, Trial
+
+__all__ = [
+    "Choices",
+    "achieved",
+    "available_cores",
+    "check",
+    "choose_bf16",
+    "choose_compile",
+    "choose_device",
+    "choose_threads",
+    "decide",
+]
+
+_FILE = "choices.json"
+_SHARE = 0.05  # of a run's expected time that calibrating it may take
+_SHORTEST = 1.0  # seconds: a calibration that had less would find nothing
+_STARVED = 0.5  # share of the wanted cores below which threads wait for each other, and timings take for ever
+_MEMORY = 0.4  # share of the free memory that a trial's copy of the model may take
+_EXPECTED = 0.25  # share of the products' rate that eager training reaches: only to foresee how long a run is
+_CARD_RATE = 1e13  # operations a second of an accelerator, for the same purpose
+_COMPILED_GAIN, _COMPILE_SECONDS = 1.4, 15.0  # before a machine has shown its own gain
+_COMPILED_TOKENS = 500_000  # where the rate is not known
+_PROCESSES_FROM = 600.0  # seconds that a run must be expected to take for its processes to be measured
+_PROCESSES_WORTH = 1.1
+_FACTS = {"onednn": "float32_onednn", "bf16": "bf16_products", "allocator": "allocator"}  # names of their gains
+
+
+def decide(machine: Machine, tokens: int, work: Path, trial: Trial | None = None) -> Choices:
+    """The choices of a run over `tokens` tokens, made once and kept in `work`; told in a line or two where they are new.
+
+    A resumed run follows what the first process measured: bf16 that turned into fp32 because the machine was busy for a
+    moment would be a seam in the curve. Parameters that were changed in between are followed, and on another machine all
+    is decided anew. With a `trial`, and `machine.calibrate`, what is open is calibrated; without one rules decide.
+    Raises InkwellError for what the machine cannot do.
+    """
+    device = choose_device(machine.device)
+    check(machine, device)
+    path = work / _FILE
+    saved = _saved(path)
+    if saved is not None and saved.device == device:
+        return replace(saved, **_given(machine))
+    choices = _decided(machine, tokens, device, trial)
+    with atomic_file(path) as temporary:
+        described = {"surroundings": _surroundings(), "choices": asdict(choices)}
+        temporary.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+    return choices
+
+
+def _saved(path: Path) -> Choices | None:
+    if not path.exists():
+        return None
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        choices = Choices(**saved["choices"])
+        same = saved["surroundings"] == _surroundings()
+    except (OSError, ValueError, LookupError, TypeError):
+        print(f"  {path} cannot be read: how the machine is used is decided anew", flush=True)
+        return None
+    if not same:
+        print("  this run began on another machine or with other cores: how it is used is decided anew", flush=True)
+        return None
+    return choices
+
+
+def _surroundings() -> dict[str, Any]:
+    """What a run's choices hold for; libraries and the allocator may change under it."""
+    return {name: value for name, value in _here().items() if name in ("processor", "cores", "accelerators")}
+
+
+def _here() -> dict[str, Any]:
+    from components.machine.cache import machine_identity
+
+    return machine_identity()
+
+
+def _given(machine: Machine) -> dict[str, Any]:
+    """Choices that a person has made, by the name of their field."""
+    found: dict[str, Any] = {}
+    if machine.threads:
+        found["threads"] = machine.threads
+    if machine.precision != "auto":
+        found["precision"] = machine.precision
+    if machine.compile != "auto":
+        found["compile"] = machine.compile == "on"
+    if machine.fused != "auto":
+        found["fused"] = machine.fused
+    if machine.attention != "auto":
+        found["attention"] = machine.attention
+    if machine.micro_batch_parts:
+        found["micro_batch_parts"] = machine.micro_batch_parts
+    return found
+
+
+def _decided(machine: Machine, tokens: int, device: str, trial: Trial | None) -> Choices:
+    from components.launch.processes import here
+    from components.machine.allocator import in_use
+
+    facts = _facts() if device == "cpu" else {}
+    chosen: dict[str, Any] = {
+        "threads": choose_threads(machine.threads),
+        "precision": _cpu_precision(facts) if device == "cpu" else formats.accelerator_precision(device),
+        # modules of float8 are the stock ones in another dress: fused ones would go past them
+        "fused": "off" if machine.precision == "fp8" else "auto",
+        **_given(machine),
+    }
+    choices = Choices(
+        device,
+        processes=here().size,
+        float32_onednn=facts.get("onednn", 0.0) > formats.WORTH,
+        allocator=in_use(),
+        measured={f"gain_{_FACTS[name]}": facts[name] for name in _FACTS if facts.get(name)},
+        **chosen,
+    )
+    if device == "cpu" and choices.precision == "bf16" != _cpu_precision(facts):
+        print(
+            f"  machine.precision = bf16: this processor multiplies bf16 {facts['bf16']:.2f} x as fast as fp32; auto avoids it"
+        )
+    if trial is not None and machine.calibrate and device != "mps":
+        choices = _calibrated(machine, choices, tokens, facts, trial)
+    wanted = "off" if machine.compile == "auto" and trial is not None and not trial.compiles else machine.compile
+    return replace(choices, compile=_compiles(wanted, tokens, choices))
+
+
+def _cpu_precision(facts: Mapping[str, float]) -> str:
+    return "bf16" if facts["bf16"] > formats.WORTH else "fp32"
+
+
+def _facts() -> dict[str, float]:
+    """What does not depend on the model, measured once a machine; two seconds or so.
+
+    onednn, bf16: gains of products, see `components.machine.precision`; rate: operations a second of those that pay; allocator: the
+    gain where memory is fresh, see `components.machine.allocator`, 0 where there is none.
+    """
+    import torch
+
+    from components.machine.allocator import gain
+    from components.machine.cache import recall, remember
+
+    identity = _here()
+    known = recall("machine", identity) or {}
+    if all(isinstance(known.get(name), int | float) for name in ("onednn", "bf16", "rate", "allocator")):
+        return known
+    onednn = formats.onednn_gain()
+    bf16 = formats.bf16_gain(onednn > formats.WORTH)
+    with formats.float32_by_onednn(onednn > formats.WORTH):
+        rate = formats.product_rate(torch.bfloat16 if bf16 > formats.WORTH else torch.float32)
+    found = {"onednn": onednn, "bf16": bf16, "rate": rate, "allocator": gain() or 0.0}
+    remember("machine", identity, found)
+    return found
+
+
+def _calibrated(machine: Machine, start: Choices, tokens: int, facts: Mapping[str, Any], trial: Trial) -> Choices:
+    """`start` with what is open measured, or as remembered from an earlier run of the same model on this machine."""
+    from components.machine import calibration
+    from components.machine.cache import recall, remember
+
+    asked = machine.model_dump(mode="json", exclude={"calibrate", "compile", "parallel"})
+    identity = {**_here(), "asked": asked, "processes": start.processes, "trial": trial.identity}
+    start = replace(start, identity=identity)
+    expected = tokens * trial.operations / (_EXPECTED * facts.get("rate", _CARD_RATE))
+    seconds = min(calibration.SECONDS, _SHARE * expected)
+    if seconds < _SHORTEST:
+        return start
+    known = recall("choices", identity)
+    if known is not None:
+        try:
+            choices = replace(start, **known["chosen"], tokens_per_second=float(known["rate"]))
+            choices = replace(choices, measured={**start.measured, **known["measured"]})
+            print(f"  as calibrated before: {known['words']}", flush=True)
+            return choices
+        except (LookupError, TypeError, ValueError):
+            pass  # another version of this module wrote it
+    if not _fits(trial):
+        print("  no calibration: a second copy of the model would not fit into memory beside the run; rules decide")
+        return start
+    from components.machine.interference import interference
+
+    state = interference(start.threads)
+    if state.share < _STARVED:
+        fewer = start.threads if machine.threads else max(1, round(state.share * start.threads))
+        print(
+            f"  {state}: too little to calibrate with, rules decide, {fewer} thread{'' if fewer == 1 else 's'}",
+            flush=True,
+        )
+        return replace(start, threads=fewer)
+    if state.busy:
+        print(f"  {state}; what is measured now is used for this run and not remembered", flush=True)
+    began = time.perf_counter()
+    # eager steps say little about which modules, or how many rows at once, are faster once they are compiled
+    compiled = _compiles(machine.compile, tokens, start)
+    try:
+        found = calibration.calibrate(
+            start,
+            _candidates(machine, start, trial, state.busy),
+            trial,
+            seconds,
+            only_measured=("fused", "micro_batch_parts") if compiled else (),
+        )
+    finally:
+        trial.release()
+    measured = {f"gain_{name}": value for name, value in found.gains().items()}
+    words = found.words()
+    if start.allocator == "glibc" and facts.get("allocator"):
+        words.append(f"glibc keeps large blocks ({facts['allocator']:.1f} x where memory is fresh)")
+    if _worth_dividing(machine, found, tokens):
+        more, said = _processes(found, trial)
+        measured |= more
+        words += said
+    measured["calibration_seconds"] = time.perf_counter() - began
+    text = "; ".join([*words, f"{found.rate:,.0f} tokens/s before compiling"])
+    print(f"  calibrated in {measured['calibration_seconds']:.0f} s: {text}", flush=True)
+    if (found.complete or seconds >= calibration.SECONDS) and not state.busy:
+        chosen = {name: getattr(found.choices, name) for name in _CALIBRATED}
+        kept = {name: value for name, value in measured.items() if name != "calibration_seconds"}
+        remember("choices", identity, {"chosen": chosen, "rate": found.rate, "measured": kept, "words": text})
+    return replace(found.choices, tokens_per_second=found.rate, measured={**start.measured, **measured})
+
+
+_CALIBRATED = ("precision", "threads", "fused", "attention", "micro_batch_parts")
+
+
+def _fits(trial: Trial) -> bool:
+    import psutil
+
+    return trial.memory <= _MEMORY * float(psutil.virtual_memory().available)
+
+
+def _candidates(machine: Machine, start: Choices, trial: Trial, busy: bool) -> dict[str, Sequence[Any]]:
+    """Values to try beside those of `start`, for choices that are open."""
+    found: dict[str, Sequence[Any]] = {}
+    if machine.precision == "auto" and start.device == "cpu" and start.precision == "bf16":
+        found["precision"] = ("fp32",)
+    if machine.threads is None and start.device == "cpu":
+        found["threads"] = _thread_counts(start.threads, busy)
+    if machine.fused == "auto" and start.fused == "auto" and trial.fused:
+        found["fused"] = ("off",)
+    if machine.attention == "auto" and not trial.fused:
+        flash = ("flash",) if _flash_refusal(start.device, start.precision) is None else ()
+        found["attention"] = tuple(name for name in (*flash, "eager") if name in (*flash, *trial.attention))
+    if machine.micro_batch_parts is None and start.device == "cpu":
+        found["micro_batch_parts"] = tuple(parts for parts in trial.parts if parts > 1)
+    return {name: values for name, values in found.items() if values}
+
+
+def _thread_counts(most: int, busy: bool) -> tuple[int, ...]:
+    """Fewer threads than `most`, the likeliest first: one a real core, one less on a busy machine, half, one."""
+    import psutil
+
+    real = psutil.cpu_count(logical=False) or most
+    wanted = [min(real, most), *([most - 1] if busy else []), most // 2, *([1] if most <= 4 else [])]
+    return tuple(dict.fromkeys(count for count in wanted if 0 < count < most))
+
+
+def _worth_dividing(machine: Machine, found: Calibration, tokens: int) -> bool:
+    return (
+        found.choices.device == "cpu"
+        and found.choices.processes == machine.parallel.processes == machine.parallel.nodes == 1
+        and available_cores() > 1
+        and sys.platform == "linux"
+        and tokens / found.rate > _PROCESSES_FROM
+    )
+
+
+def _processes(found: Calibration, trial: Trial) -> tuple[dict[str, float], list[str]]:
+    """Whether several processes with a share of the cores each would train faster: figures, and words for people."""
+    from components.training.pinned import measure_processes
+
+    division = measure_processes(trial, found.choices, found.rate)
+    if division is None:
+        return {}, []
+    words = []
+    if division.slowest_core < 0.8:
+        words.append(f"the cores are unequal: the slowest multiplies at {division.slowest_core:.0%} of the fastest")
+    gain = division.gain
+    words.append(
+        f"{division.processes} processes would train {gain:.2f} x as fast"
+        + (f": set machine.parallel.processes to {division.processes}" if gain > _PROCESSES_WORTH else "")
+    )
+    return {"gain_processes": gain, "slowest_core": division.slowest_core}, words
+
+
+def achieved(choices: Choices, tokens_per_second: float) -> dict[str, float]:
+    """Remember the rate that a whole run reached; the gain of compiling where it is known, for the run's metrics.
+
+    The next run of this model on this machine decides about compiling by it.
+    """
+    from components.machine.cache import learn
+
+    if not choices.identity or not tokens_per_second:
+        return {}
+    gain = learn(
+        _compile_identity(choices),
+        compiled=choices.compile,
+        rate=tokens_per_second,
+        calibrated=choices.tokens_per_second or None,
+    )
+    return {"gain_compile": round(gain, 4)} if gain else {}
+
+
+def _compile_identity(choices: Choices) -> dict[str, Any]:
+    return {**choices.identity, "chosen": {name: getattr(choices, name) for name in _CALIBRATED}}
+
+
+def _compiles(wanted: str, tokens: int, choices: Choices) -> bool:
+    from components.machine.cache import learnt_compile_gain
+
+    gain = learnt_compile_gain(_compile_identity(choices)) if choices.identity else None
+    return choose_compile(wanted, tokens, choices.tokens_per_second or None, gain)
+
+
+def choose_compile(wanted: str, tokens: int, rate: float | None = None, gain: float | None = None) -> bool:
+    """Whether to use torch.compile: as asked, else where a C++ compiler is found and the run wins the time back.
+
+    rate: tokens a second of eager steps; gain: how many times as fast compiled ones were on this machine. Where nothing
+    is known, half a million tokens are enough: compiling costs about ten seconds on two cores, a few once they are cached.
+    """
+    compiler = next((name for name in ("g++", "c++", "clang++") if shutil.which(name)), None)
+    if wanted == "on" and compiler is None:
+        raise InkwellError("machine.compile = 'on' needs a C++ compiler (g++ or clang++): install one or use auto.")
+    if wanted != "auto":
+        return wanted == "on"
+    if compiler is None:
+        return False
+    if rate is None:
+        return tokens >= _COMPILED_TOKENS
+    return tokens / rate * (1 - 1 / (gain or _COMPILED_GAIN)) > _COMPILE_SECONDS
+
+
+def check(machine: Machine, device: str) -> None:
+    """Raise InkwellError where `machine` asks for a precision or an attention that `device` does not have."""
+    formats.check_precision(machine.precision, device)
+    if machine.attention == "flash":
+        precision = machine.precision if machine.precision != "auto" else None
+        reason = _flash_refusal(device, precision or (formats.accelerator_precision(device) if device != "cpu" else ""))
+        if reason:
+            raise InkwellError(f"machine.attention = 'flash' {reason}: use sdpa or auto.")
+
+
+def _flash_refusal(device: str, precision: str) -> str | None:
+    if device != "cuda":
+        return f"needs machine.device = cuda (it is {device!r} here)"
+    if precision not in ("bf16", "fp16"):
+        return f"works in bf16 and fp16 (machine.precision is {precision!r} here)"
+    if importlib.util.find_spec("flash_attn") is None:
+        return "needs the package flash-attn, which is not installed"
+    return None
+
+
+def choose_device(wanted: str) -> str:
+    """ "cpu", "cuda" or "mps"; "auto" takes an accelerator where there is one. cuda, mps: untested on this hardware."""
+    import torch
+
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wanted == "auto":
+        return next(name for name in ("cuda", "mps", "cpu") if available[name])
+    if not available[wanted]:
+        raise InkwellError(f"machine.device = {wanted!r}: PyTorch sees no such device here; use cpu or auto.")
+    return wanted
+
+
+def choose_bf16(wanted: str, device: str) -> bool:
+    """Whether to multiply in bf16: as asked, else where it is truly faster; measured on a CPU, once a machine."""
+    if wanted != "auto":
+        return wanted == "bf16"
+    return (_cpu_precision(_facts()) if device == "cpu" else formats.accelerator_precision(device)) == "bf16"
