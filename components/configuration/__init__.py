@@ -78,7 +78,7 @@ class Configuration(Section):
     @classmethod
     def _has_wording(cls, value: str) -> str:
         """Told now, not after an hour of training."""
-        known = sorted(path.stem for path in (Path(__file__).parents[1] / "wording").glob("*.yaml"))
+        known = sorted(path.stem for path in (Path(__file__).parents[1] / "chat" / "wording").glob("*.yaml"))
         if value not in known:
             raise ValueError(
                 f"there is wording for conversations in {', '.join(known)}; take one of these or write "
