@@ -142,7 +142,9 @@ def poems(workspace: Path, documents: int | None) -> Path:
     folder = workspace / ("poems" if documents is None else f"poems-{documents}")
     limit = [] if documents is None else [f"ingest.limit={documents}"]
     make_workspace(folder, ["corpus=tang-song", *_QUIET, *limit])
-    shutil.copyfile(ROOT / "benchmarks" / "race_policy.yaml", folder / "components" / "corpus" / "policies" / "race.yaml")
+    shutil.copyfile(
+        ROOT / "benchmarks" / "race_policy.yaml", folder / "components" / "corpus" / "policies" / "race.yaml"
+    )
     if not (folder / "data" / "raw" / "documents.parquet").exists():
         step("ingest", folder)
     return folder

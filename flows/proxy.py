@@ -35,11 +35,6 @@ if TYPE_CHECKING:
     from components.step import Step
 
 
-_COMPONENTS = Path(__file__).resolve().parents[1] / "components"
-# Files beside the code that a step reads; its fingerprint knows parameters, inputs and code only.
-_DATA = {"tag": ("languages",), "clean": ("policies", "languages")}
-
-
 @dataclass(frozen=True)
 class Cell:
     """One model to be trained: its variant, seed, data, and parameters beside those of the workspace."""
@@ -94,15 +89,14 @@ class Bench:
 
         `inputs` and `outputs` name what differs from the step's defaults. InkwellError with the step's own sentence where it fails.
         """
-        from components.step import Context, content_hash
+        from components.step import Context
 
         declared: Step = importlib.import_module(f"components.{name}.__main__").STEP
         read = {key: Path(path) for key, path in declared.inputs.items()} | dict(inputs or {})
         written = {key: Path(path) for key, path in declared.outputs.items()} | dict(outputs or {})
         here = {key: self.folder / path for key, path in read.items()}
         context = Context(declared, self.configuration(overrides), here, written, recorder=None)  # type: ignore[arg-type]
-        data = [content_hash(_COMPONENTS / folder) for folder in _DATA.get(name, ())]
-        identity = " ".join([context.fingerprint(), *data])
+        identity = context.fingerprint()
         if name == "ingest":
             identity += " " + _state_of_files(context.configuration.ingest.sources)
         first = next(iter(written.values()))
@@ -197,7 +191,7 @@ class Bench:
     def _identity(self, cell: Cell) -> str:
         """What the outcome of a cell depends on: data, parameters, seed and code."""
         from components.pretrain.__main__ import STEP
-        from components.step import Context, content_hash
+        from components.step import Context
 
         inputs = {"tokens": self.folder / cell.tokens, "tokenizer": self.folder / cell.tokenizer}
         context = Context(STEP, self.configuration(_overrides(cell)), inputs, {}, recorder=None)  # type: ignore[arg-type]

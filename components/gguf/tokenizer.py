@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from components.errors import InkwellError
 from components.gguf.metadata import opened, value
+from components.vocabulary import pre_tokenizers
 from components.vocabulary.pieces import CONTROL, UNKNOWN, UNUSED, USER_DEFINED, Pieces, twin, write_model
 from components.vocabulary.source import SourceTokenizer
-from components.vocabulary.spelling import pre_tokenizers
 
 if TYPE_CHECKING:
     from gguf import GGUFReader

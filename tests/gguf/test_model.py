@@ -21,8 +21,8 @@ from components.gguf.model import read_gguf_model
 from components.gguf.tokenizer import read_gguf_tokenizer
 from components.model.folders import load_model, load_tokenizer
 from components.model.initial import load_initial
+from components.vocabulary import pre_tokenizers
 from components.vocabulary.pieces import read_pieces
-from components.vocabulary.spelling import pre_tokenizers
 from tests.byte_level import END, TEXTS, add_vocabulary, byte_level_tokenizer, noise, vocabulary_gguf
 from tests.export.test_gguf_file import ODD_TEXTS, export, make_model
 
