@@ -191,7 +191,7 @@ class Bench:
     def _identity(self, cell: Cell) -> str:
         """What the outcome of a cell depends on: data, parameters, seed and code."""
         from components.pretrain.__main__ import STEP
-        from components.step import Context
+        from components.step import Context, content_hash
 
         inputs = {"tokens": self.folder / cell.tokens, "tokenizer": self.folder / cell.tokenizer}
         context = Context(STEP, self.configuration(_overrides(cell)), inputs, {}, recorder=None)  # type: ignore[arg-type]
