@@ -9,6 +9,7 @@ import pytest
 
 from components.configuration import load
 from components.model.architectures import Count, check, count
+from components.pretrain.transfer import learning_rates
 from flows.parameters import ROOT, compose, compose_values, groups, render
 
 CONF = ROOT / "conf"
@@ -58,6 +59,14 @@ def test_mingpt_has_its_86_million_without_the_head() -> None:
 def test_a_token_meets_the_experts_that_the_comment_says() -> None:
     assert "a token meets 8.0M" in first_comment("mixtral-22m")
     assert counted("mixtral-22m", 4_096).active / 1e6 == pytest.approx(8.0, abs=0.05)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_rates_are_those_of_the_width(preset: str) -> None:
+    """In the laptop's batches; tied embeddings learn with the head."""
+    found = compose(CONF, [f"model={preset}"]).pretrain
+    for name, rate in learning_rates("muon", found.hidden_size).items():
+        assert getattr(found, name) == pytest.approx(rate, rel=1e-4), name
 
 
 def test_every_preset_is_checked_here() -> None:
