@@ -12,7 +12,8 @@ import gguf
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, trainers
 
-from components.vocabulary.spelling import letters_of_bytes, pre_tokenizers
+from components.vocabulary import pre_tokenizers
+from components.vocabulary.spelling import letters_of_bytes
 
 END = "<|endoftext|>"
 TEXTS = (

@@ -25,7 +25,7 @@ _STAGES = {
 
 @dataclass(frozen=True)
 class Figures:
-    """What the card tells of the corpus and the model."""
+    """What the card tells of the corpus and the model. `origin`: how its weights began, in words; `tokenizer`: its kind."""
 
     name: str
     language: str
@@ -38,6 +38,8 @@ class Figures:
     validation_documents: int
     sources: Sequence[Mapping[str, Any]]
     sampling: Sampling
+    origin: str
+    tokenizer: str
 
 
 def common_license(sources: Sequence[Mapping[str, Any]]) -> str | None:
@@ -68,7 +70,8 @@ def model_card(figures: Figures, comparison: Comparison | None, sizes: Mapping[s
     body = [
         f"# {figures.name}",
         "",
-        f"A small language model ({figures.parameters:,} parameters), {_STAGES[figures.stage]}. Made by Inkwell.",
+        f"A small language model ({figures.parameters:,} parameters), {_STAGES[figures.stage]}. Made by Inkwell; "
+        f"{figures.origin}.",
         "",
         "## Data",
         "",
@@ -91,7 +94,7 @@ def model_card(figures: Figures, comparison: Comparison | None, sizes: Mapping[s
         "## Shape",
         "",
         f"{figures.architecture}, {config.num_hidden_layers} layers, {config.hidden_size} wide, {_inside(config)}, "
-        f"vocabulary {config.vocab_size:,} (SentencePiece BPE with byte fallback), "
+        f"vocabulary {config.vocab_size:,} ({figures.tokenizer}), "
         f"context {context_of(config):,} tokens. sha256 of the model folder that it was exported from: `{model_hash}`.",
         "",
         "## Use",

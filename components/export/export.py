@@ -56,6 +56,7 @@ def export(
     to_tokenize: list[str],
 ) -> dict[str, float]:
     """Fill `target` from the model in `folder` and return the figures. Raises InkwellError for what cannot be held."""
+    from components.export.byte_level_vocabulary import has_byte_level_vocabulary
     from components.export.card import Figures, common_license, model_card
     from components.export.comparison import compare
     from components.export.gguf_file import Description, read_config, write_gguf
@@ -63,6 +64,7 @@ def export(
     from components.export.llama_cpp import LlamaCpp
     from components.progress import track
     from components.step import content_hash
+    from components.vocabulary.spelling import origin
 
     parameters = configuration.export
     formats = list(dict.fromkeys(parameters.formats))
@@ -99,6 +101,8 @@ def export(
         config=config,
         sources=sources,
         sampling=configuration.sampling,
+        origin=origin(folder),
+        tokenizer="BPE over bytes" if has_byte_level_vocabulary(folder) else "SentencePiece BPE with byte fallback",
         **counts,
     )
     card = model_card(figures, comparison, sizes, content_hash(folder))

@@ -10,7 +10,7 @@ from typing import Any
 
 from components.errors import InkwellError
 from components.step import content_hash
-from components.vocabulary.spelling import identity
+from components.vocabulary.spelling import identity, read_record
 
 PARENTS: dict[str, list[str]] = {"base": [], "sft": ["base"], "aligned": ["sft"]}  # models by models
 
@@ -42,22 +42,25 @@ def read_sources(raw: Path) -> list[dict[str, Any]]:
 def describe_lineage(model: str, inputs: Mapping[str, Path]) -> list[dict[str, Any]]:
     """The chain from the exported model to the archives, nearest first: {what, sha256, made_of}.
 
+    Where the base model was continued from other weights, these are a link of their own, with name and licence.
+
     `inputs` are the export step's: raw, clean, tokens and the three models. A folder's hash is
     `components.step.content_hash`, a file's is its plain sha256.
     """
     chain: list[dict[str, Any]] = []
-    tokenizer = identity(inputs[model])
+    tokenizer, began_with = identity(inputs[model]), read_record(inputs[model])
+    initial = [f"initial/{began_with['model']}"] if began_with else []
     current: str | None = model
     while current is not None:
         parents = PARENTS[current]
-        made_of = [f"models/{parent}" for parent in parents] or ["data/tokens", "models/tokenizer"]
+        made_of = [f"models/{parent}" for parent in parents] or [*initial, "data/tokens", "models/tokenizer"]
         chain.append({"what": f"models/{current}", "sha256": content_hash(inputs[current]), "made_of": made_of})
         current = parents[0] if parents else None
     documents = [("clean", "data/clean", ["data/raw"]), ("raw", "data/raw", [])]
     chain.append(
         {"what": "data/tokens", "sha256": content_hash(inputs["tokens"]), "made_of": ["data/clean", "models/tokenizer"]}
     )
-    chain.append({"what": "models/tokenizer", "sha256": file_hash(tokenizer), "made_of": ["data/clean"]})
+    chain.append({"what": "models/tokenizer", "sha256": file_hash(tokenizer), "made_of": [*initial, "data/clean"]})
     sources = read_sources(inputs["raw"])
     for name, what, made_of in documents:
         file = inputs[name] / "documents.parquet"
@@ -71,4 +74,8 @@ def describe_lineage(model: str, inputs: Mapping[str, Path]) -> list[dict[str, A
             }
         )
     chain += [{"what": f"source/{source.get('name')}", **source, "made_of": []} for source in sources]
+    if began_with:
+        chain.append(
+            {"what": initial[0], "sha256": began_with["sha256"], "license": began_with["license"], "made_of": []}
+        )
     return chain

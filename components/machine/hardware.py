@@ -119,7 +119,27 @@ def _given(machine: Machine) -> dict[str, Any]:
     return found
 
 
+def by_rules(machine: Machine, tokens: int, rate: float) -> Choices:
+    """The choices of a run over `tokens` tokens at about `rate` a second, before there is a model to measure them on.
+
+    Kept nowhere: `decide` is asked once the model is known. Raises InkwellError for what the machine cannot do.
+    """
+    device = choose_device(machine.device)
+    check(machine, device)
+    choices = _ruled(machine, device)
+    return replace(choices, compile=choose_compile(machine.compile, tokens, rate))
+
+
 def _decided(machine: Machine, tokens: int, device: str, trial: Trial | None) -> Choices:
+    choices = _ruled(machine, device, told=True)
+    if trial is not None and machine.calibrate and device != "mps":
+        choices = _calibrated(machine, choices, tokens, _facts() if device == "cpu" else {}, trial)
+    wanted = "off" if machine.compile == "auto" and trial is not None and not trial.compiles else machine.compile
+    return replace(choices, compile=_compiles(wanted, tokens, choices))
+
+
+def _ruled(machine: Machine, device: str, told: bool = False) -> Choices:
+    """What a person has set, and what follows from the machine alone."""
     from components.launch.processes import here
     from components.machine.allocator import in_use
 
@@ -139,14 +159,11 @@ def _decided(machine: Machine, tokens: int, device: str, trial: Trial | None) ->
         measured={f"gain_{_FACTS[name]}": facts[name] for name in _FACTS if facts.get(name)},
         **chosen,
     )
-    if device == "cpu" and choices.precision == "bf16" != _cpu_precision(facts):
+    if told and device == "cpu" and choices.precision == "bf16" != _cpu_precision(facts):
         print(
             f"  machine.precision = bf16: this processor multiplies bf16 {facts['bf16']:.2f} x as fast as fp32; auto avoids it"
         )
-    if trial is not None and machine.calibrate and device != "mps":
-        choices = _calibrated(machine, choices, tokens, facts, trial)
-    wanted = "off" if machine.compile == "auto" and trial is not None and not trial.compiles else machine.compile
-    return replace(choices, compile=_compiles(wanted, tokens, choices))
+    return choices
 
 
 def _cpu_precision(facts: Mapping[str, float]) -> str:

@@ -11,6 +11,7 @@ from components.errors import InkwellError
 from components.vocabulary.spelling import BEGIN_ID as BEGIN_ID
 from components.vocabulary.spelling import END_ID as END_ID
 from components.vocabulary.spelling import PADDING_ID as PADDING_ID
+from components.vocabulary.spelling import RECORD
 from components.vocabulary.spelling import UNKNOWN_ID as UNKNOWN_ID
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ TOKENIZER_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    RECORD,  # of the model that the tokenizer, and then the weights, began with
 )
 
 

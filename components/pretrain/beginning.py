@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -10,12 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from components.machine.ceiling import SQUARES, Ceiling, gemm_ceiling, operations_per_token, run_shapes
-from components.machine.hardware import decide
+from components.machine.hardware import by_rules, decide
+from components.machine.memory import available_memory
 from components.model import architectures
 from components.pretrain.data import CorpusSequences
 from components.pretrain.dial import is_set
 from components.pretrain.plan import Plan, check
-from components.pretrain.planning import resolve
+from components.pretrain.planning import resolve, shaped_like
 from components.pretrain.probe import step_timer
 from components.training.recipe import optimizers_for
 from components.training.trial import StepTrial
@@ -71,48 +71,61 @@ def begin(
     Raises InkwellError for shapes, weights and wishes that cannot be.
     """
     vocabulary = len(tokenizer)
+    model = _model(parameters, tokenizer, seed)
+    initial = None
+    if parameters.initial:
+        parameters, initial = shaped_like(parameters, model), architectures.count_of(model)
     if not is_set(parameters):
         check(parameters, train)
-    model = _model(parameters, tokenizer, seed)
     world.check(model, parameters.block)
-    initial = architectures.count_of(model) if parameters.initial else None
-    trial = StepTrial(
-        model,
-        partial(optimizers_for, parameters, False),
-        micro_batch=parameters.micro_batch,
-        accumulation=parameters.accumulation,
-        block=parameters.block,
-        activation_checkpointing=parameters.activation_checkpointing,
-    )
-    expected = parameters.steps * parameters.micro_batch * parameters.accumulation * parameters.block
-    if parameters.dial.minutes is not None:
-        expected = int(60 * parameters.dial.minutes * _TOKENS_A_SECOND)
-    choices = world.decide(lambda: decide(machine, expected, work, trial))
-    choices.apply()
-    worth_timing = is_set(parameters) or trial.operations * expected >= _WORTH_TIMING
-    probe = step_timer(CorpusSequences(train), vocabulary, choices) if worth_timing and initial is None else None
+    minutes = parameters.dial.minutes
+    # what the machine is fastest with is measured on the model that is trained; which one that is may be up to the dial
+    expected = int(60 * minutes * _TOKENS_A_SECOND) if minutes else _tokens(parameters)
+    rules = world.decide(lambda: by_rules(machine, expected, _TOKENS_A_SECOND))
+    rules.apply()
+    timer = None
+    if is_set(parameters) or operations_per_token(model, parameters.block) * expected >= _WORTH_TIMING:
+        timer = step_timer(CorpusSequences(train), vocabulary, rules, initial=model if initial else None)
     resolved, plan = world.decide(
         lambda: resolve(
             parameters,
             train,
             work,
             vocabulary=vocabulary,
-            probe=probe,
-            bf16=choices.bf16,
-            memory_gib=_MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
+            probe=timer,
+            bf16=rules.bf16,
+            memory_gib=_MEMORY_SHARE * available_memory() / 2**30,
             initial=initial,
             processes=world.replicas,
         )
     )
     if is_set(parameters):
         check(resolved, train)
-        model = _model(resolved, tokenizer, seed)
+        if not initial:
+            model = _model(resolved, tokenizer, seed)
+    trial = StepTrial(
+        model,
+        partial(optimizers_for, resolved, False),
+        micro_batch=resolved.micro_batch,
+        accumulation=resolved.accumulation,
+        block=resolved.block,
+        activation_checkpointing=resolved.activation_checkpointing,
+    )
+    if minutes:  # they were planned for steps that are compiled, or are not
+        machine = machine.model_copy(update={"compile": "on" if rules.compile and trial.compiles else "off"})
+    choices = world.decide(lambda: decide(machine, _tokens(resolved), work, trial))
+    choices.apply()
     ceiling = None
     if choices.device == "cpu":
         # a narrow model's own products alone would be a low ceiling
         shapes = (*SQUARES, *run_shapes(model, resolved.micro_batch * resolved.block))
         ceiling = gemm_ceiling(choices.dtype, choices.threads, shapes)
     return Beginning(model, resolved, choices, plan, ceiling, operations_per_token(model, resolved.block))
+
+
+def _tokens(parameters: Pretrain) -> int:
+    """Of all rows of the run."""
+    return parameters.steps * parameters.micro_batch * parameters.accumulation * parameters.block
 
 
 def _model(parameters: Pretrain, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:

@@ -120,14 +120,14 @@ def _off(actual: float, planned: float) -> str:
 def check(parameters: Pretrain, train: TokenShards) -> None:
     """Raise InkwellError for a shape that cannot be, or a corpus that cannot fill one batch.
 
-    Weights that a run continues from have the shape that they have.
+    Weights that a run continues from have the shape that they have, and were asked for their context when they were loaded.
     """
     if not parameters.initial:
         architectures.check(parameters)
-    if parameters.block > parameters.context:
-        raise InkwellError(
-            f"pretrain.block = {parameters.block} is longer than pretrain.context = {parameters.context}."
-        )
+        if parameters.block > parameters.context:
+            raise InkwellError(
+                f"pretrain.block = {parameters.block} is longer than pretrain.context = {parameters.context}."
+            )
     batch = parameters.block * parameters.micro_batch * parameters.accumulation
     if train.tokens < batch:
         raise InkwellError(

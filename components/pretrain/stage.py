@@ -20,6 +20,7 @@ from components.training.distributed import open_world
 from components.training.loop import Outcome, fit, write_curve
 from components.training.recipe import prepare
 from components.training.run import open_run
+from components.vocabulary.spelling import origin
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +49,7 @@ def run(context: Context) -> None:
             return [completion.text for completion in drawn]
 
         def save(current: PreTrainedModel, folder: Path) -> None:
-            save_model(current, context.inputs["tokenizer"], folder, intermediate_card(context.configuration))
+            save_model(current, context.inputs["tokenizer"], folder, intermediate_card(context.configuration, parameters))
 
         training = prepare(
             parameters,
@@ -88,16 +89,22 @@ def run(context: Context) -> None:
         **choices.metrics(),
         **outcome.figures(),
     )
-    _write(context, outcome.model, outcome, plan=str(plan))
+    card = model_card(
+        context.configuration,
+        parameters,
+        origin(context.inputs["tokenizer"]),
+        str(plan),
+        context.metrics["val_bits_per_char"],
+    )
+    _write(context, outcome.model, outcome, card)
     context.recorder.dataset("tokens", tokens, "training")
     context.recorder.model("base", context.outputs["model"])
     context.finished_with(held.work, outcome.earlier_seconds)
 
 
-def _write(context: Context, model: PreTrainedModel, outcome: Outcome, plan: str) -> None:
+def _write(context: Context, model: PreTrainedModel, outcome: Outcome, card: str) -> None:
     write_curve(context.outputs["curve"], outcome.curve)
     with atomic_file(context.outputs["samples"]) as temporary, temporary.open("w", encoding="utf-8") as handle:
         for entry in outcome.samples:
             handle.write(json.dumps(entry, ensure_ascii=False) + "\n")
-    card = model_card(context.configuration, plan, context.metrics["val_bits_per_char"])
     save_model(model, context.inputs["tokenizer"], context.outputs["model"], card)

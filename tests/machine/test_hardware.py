@@ -392,10 +392,10 @@ def test_emulated_products_are_not_waited_for(monkeypatch: Any) -> None:
     ("tokens", "rate", "gain", "wanted"),
     [
         (2_000_000, None, None, True),
-        (500_000, None, None, False),
-        (500_000, 2_000.0, None, True),  # 250 s, of which a third is won back
+        (400_000, None, None, False),
+        (500_000, 2_000.0, None, True),  # 250 s, of which more than a quarter is won back
         (500_000, 20_000.0, None, False),
-        (500_000, 2_000.0, 1.1, False),  # this machine has shown to win a tenth
+        (500_000, 2_000.0, 1.05, False),  # this machine has shown to win a twentieth
         (500_000, 2_000.0, 0.9, False),
     ],
 )

@@ -48,6 +48,9 @@ def test_from_a_folder_to_gguf_and_on(tmp_path: Path, clean_folder: Path) -> Non
     assert sum(curve[-5:]) < sum(curve[:5]) - 5
     figures = json.loads((work / "metrics/pretrain.json").read_text())
     assert figures["parameters"] == sum(p.numel() for p in model.parameters())
+    card = (base / "README.md").read_text()
+    assert "A llama decoder of 2 layers, 64 wide, trained further from theirs (sha256" in card
+    assert "with 150 further tokens" in card
     for path in base.iterdir():
         assert str(tmp_path).encode() not in path.read_bytes(), path.name
 

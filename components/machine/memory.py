@@ -1,0 +1,25 @@
+"""How much memory this process may use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_UNLIMITED = 2**60  # bytes: control groups of version 1 say a number as large as this where there is no limit
+
+
+def available_memory() -> int:
+    """Bytes that this process may use in all: the machine's, or a container's share of them (cgroup)."""
+    import psutil
+
+    machine = int(psutil.virtual_memory().total)
+    return min(machine, _container_memory(Path("/sys/fs/cgroup")) or machine)
+
+
+def _container_memory(root: Path) -> int | None:
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            limit = (root / name).read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        return int(limit) if limit.isdigit() and 0 < int(limit) < _UNLIMITED else None
+    return None
