@@ -232,9 +232,9 @@ def main(step: Step, argv: Sequence[str] | None = None) -> int:
 def _run(step: Step, arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     from components.configuration import load
 
+    command = [sys.executable, "-m", f"components.{step.name}", *argv]
     if not step.together:
-        _work(step, arguments, load(arguments.params, arguments.set))
-        return 0
+        return _work(step, arguments, load(arguments.params, arguments.set), command)
     from components.launch.processes import here, one_voice, run_together
 
     place = here()
@@ -242,14 +242,19 @@ def _run(step: Step, arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         configuration = load(arguments.params, arguments.set)
 
         def work() -> int:
-            _work(step, arguments, configuration, leader=place.leader)
-            return 0
+            return _work(step, arguments, configuration, command, leader=place.leader)
 
         return run_together(place, configuration.machine, f"components.{step.name}", argv, work)
 
 
-def _work(step: Step, arguments: argparse.Namespace, configuration: Configuration, leader: bool = True) -> None:
-    """Run the step's function; of several processes the leader alone keeps the record and the figures."""
+def _work(
+    step: Step, arguments: argparse.Namespace, configuration: Configuration, command: Sequence[str], leader: bool = True
+) -> int:
+    """Run the step's function; of several processes the leader alone keeps the record and the figures.
+
+    command: starts this step again, where the function finds that several processes would be faster.
+    """
+    from components.launch.divided import Divided
     from components.tracking import Recorder
 
     started = time.monotonic()
@@ -266,17 +271,23 @@ def _work(step: Step, arguments: argparse.Namespace, configuration: Configuratio
     function = _resolve(step.function)
     try:
         function(context)
+    except Divided as found:
+        from components.launch.processes import start_all
+
+        with recorder.lent():
+            return start_all(command, found.processes)
     except BaseException:
         recorder.finish("FAILED", context.metrics, outputs)
         raise
     if not leader:
-        return
+        return 0
     context.metrics["seconds"] = round(time.monotonic() - started + context.earlier_seconds, 2)
     context.metrics["peak_gib"] = round(peak_gib(), 3)
     write_metrics(arguments.metrics, context.metrics)
     recorder.finish("FINISHED", context.metrics, outputs)
     for work in context._finished:
         shutil.rmtree(work, ignore_errors=True)
+    return 0
 
 
 def _resolve(function: str) -> Callable[[Context], Any]:

@@ -24,7 +24,11 @@ class Parallel(Section):
         "ddp",
         description="several processes: ddp: each holds the whole model; fsdp2: weights are sharded (fully_shard)",
     )
-    processes: int = Field(1, ge=1, description="training processes on each machine, or GPUs")
+    processes: int | None = Field(
+        None,
+        ge=1,
+        description="training processes on each machine, or GPUs; null: one, or for a long run on a CPU as many as are measured to be a tenth faster",
+    )
     nodes: int = Field(
         1, ge=1, description="machines; more than one needs torchrun, Slurm or Ray (docs/distributed.md)"
     )
@@ -37,6 +41,11 @@ class Parallel(Section):
     tensor: int = Field(1, ge=1, description="fsdp2: processes that share each matrix (tensor parallelism)")
     sequence: bool = Field(False, description="fsdp2 with tensor > 1: norms work on shares of the sequence")
     pipeline: int = Field(1, ge=1, description="stages of layers, one after the other (pipeline parallelism)")
+
+    @property
+    def count(self) -> int:
+        """Processes to begin with on each machine."""
+        return self.processes or 1
 
 
 class Machine(Section):
@@ -113,7 +122,11 @@ class Anomalies(Section):
     )
     maximum: int = Field(20, ge=1, description="steps left out and roll-backs, together, before the run stops")
     stall_factor: float = Field(
-        20.0, gt=1, description="a step that takes this many times the median is told as a stall"
+        20.0, gt=1, description="a step that takes this many times the median, with its reading, is told as a stall"
+    )
+    stall: Literal["record", "stop"] = Field(
+        "record",
+        description="record: only tell; stop: end the process when a stall has lasted twice as long as that; the same command goes on from the last checkpoint",
     )
 
 

@@ -22,6 +22,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from components.errors import InkwellError
+from components.machine.cores import allowed_cores, share_cores
 
 if TYPE_CHECKING:
     from components.configuration.training import Machine, Parallel
@@ -100,10 +101,10 @@ def _slurm_place(known: Mapping[str, str]) -> Place:
 
 
 def first_host(nodes: str) -> str:
-    """The first name of a Slurm node list: "gpu[07-09,12],login" is gpu07."""
-    found = re.match(r"([^,\[]+)(?:\[([^\],-]+)[^\]]*\])?([^,\[]*)", nodes.strip())
+    """The first name of a Slurm node list: "gpu[07-09,12],login" is gpu07, "rack[1-2]n[01-04]" rack1n01."""
+    found = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes.strip())
     assert found is not None, f"no host in {nodes!r}"
-    return "".join(part or "" for part in found.groups())
+    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", found[0])
 
 
 def started_by(launcher: str) -> dict[str, str]:
@@ -130,10 +131,10 @@ def check_place(place: Place, parallel: Parallel) -> None:
         raise InkwellError(
             f"machine.parallel.launcher = 'self', but {place.launcher} started this process: use auto or {place.launcher}."
         )
-    if place.size > 1 and (parallel.processes, parallel.nodes) not in ((1, 1), (place.local_size, place.nodes)):
+    if place.size > 1 and (parallel.count, parallel.nodes) not in ((1, 1), (place.local_size, place.nodes)):
         raise InkwellError(
-            f"machine.parallel asks for {parallel.processes} processes on each of {parallel.nodes} machines, but "
-            f"{place.launcher} started {place.local_size} on each of {place.nodes}: make them agree, or leave both at 1."
+            f"machine.parallel asks for {parallel.count} processes on each of {parallel.nodes} machines, but "
+            f"{place.launcher} started {place.local_size} on each of {place.nodes}: make them agree, or leave them out."
         )
     if place.size == 1 and parallel.nodes > 1:
         raise InkwellError(
@@ -229,8 +230,11 @@ def _end(workers: Sequence[subprocess.Popen[bytes]]) -> None:
 
 def join_world(place: Place, machine: Machine) -> None:
     """What a process does first when it is one of several: end with its parent, and keep to its share of the cores."""
-    if place.size == 1 or place.launcher not in ("self", "torchrun"):
-        return  # Slurm and Ray end and place their processes themselves
+    if place.size == 1:
+        return
+    if place.launcher not in ("self", "torchrun"):  # Slurm and Ray end their processes themselves
+        share_cores(place.local_size, divided=_divided_by_slurm(place, os.environ))
+        return
     parent = os.environ.get(_STARTED_BY, "").partition(":")[2]
     expected = int(parent) if parent else os.getppid()
 
@@ -240,11 +244,20 @@ def join_world(place: Place, machine: Machine) -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True, name="end-with-parent").start()
+    divided = False
     if machine.device == "cpu" and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         share = len(cores) // place.local_size
         if share:  # with fewer cores than processes the system shares them out
             os.sched_setaffinity(0, cores[place.local_rank * share : (place.local_rank + 1) * share])
+            divided = True
+    share_cores(place.local_size, divided=divided)
+
+
+def _divided_by_slurm(place: Place, known: Mapping[str, str]) -> bool:
+    """Whether srun has bound each of its tasks to a part of the cores that the job has on this machine."""
+    whole = known.get("SLURM_CPUS_ON_NODE", "")
+    return place.launcher == "slurm" and whole.isdigit() and allowed_cores() * place.local_size <= int(whole)
 
 
 @contextmanager
@@ -281,7 +294,7 @@ def run_together(place: Place, machine: Machine, module: str, arguments: Sequenc
         from components.launch.ray_processes import start_on_ray
 
         return start_on_ray(module, arguments, machine)
-    if place.size == 1 and machine.parallel.processes > 1:
-        return start_all([sys.executable, "-m", module, *arguments], machine.parallel.processes)
+    if place.size == 1 and machine.parallel.count > 1:
+        return start_all([sys.executable, "-m", module, *arguments], machine.parallel.count)
     join_world(place, machine)
     return work()

@@ -50,7 +50,7 @@ def start_on_ray(module: str, arguments: Sequence[str], machine: Machine) -> int
     from components.step import STATE
 
     parallel = machine.parallel
-    workers = parallel.processes * parallel.nodes
+    workers = parallel.count * parallel.nodes
     address = os.environ.get("RAY_ADDRESS") or "local"
     local: dict[str, Any] = {}
     if address == "local":

@@ -5,16 +5,37 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# how many processes share the cores that this one is allowed, and how many share the container's processor time
+_sharing_cores = _sharing_time = 1
+
 
 def choose_threads(wanted: int | None) -> int:
     """Threads of this process: as asked, else the cores that it may use."""
     return wanted or available_cores()
 
 
+def share_cores(processes: int, *, divided: bool) -> None:
+    """So many processes of this machine work together from now on, and each takes its part in `available_cores`.
+
+    divided: the affinity of each is its own part already; a container's share of processor time is everybody's even so.
+    """
+    global _sharing_cores, _sharing_time
+    _sharing_cores, _sharing_time = 1 if divided else processes, processes
+
+
 def available_cores() -> int:
-    """Cores that this process may use: its affinity, and a container's share of processor time (cgroup), rounded up."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return max(1, min(cores, _container_cores(Path("/sys/fs/cgroup")) or cores))
+    """Cores that this process may use: its affinity, and a container's share of processor time (cgroup), rounded up.
+
+    Of several processes that work together, a part of both (`share_cores`).
+    """
+    cores = allowed_cores() // _sharing_cores
+    quota = _container_cores(Path("/sys/fs/cgroup"))
+    return max(1, cores if quota is None else min(cores, quota // _sharing_time))
+
+
+def allowed_cores() -> int:
+    """Cores that the system lets this process run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 def _container_cores(root: Path) -> int | None:

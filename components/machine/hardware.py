@@ -65,13 +65,21 @@ def decide(machine: Machine, tokens: int, work: Path, trial: Trial | None = None
     check(machine, device)
     path = work / _FILE
     saved = _saved(path)
-    if saved is not None and saved.device == device:
+    if saved is not None and saved.device == device and saved.processes in _allowed(machine):
         return replace(saved, **_given(machine))
     choices = _decided(machine, tokens, device, trial)
     with atomic_file(path) as temporary:
         described = {"surroundings": _surroundings(), "choices": asdict(choices)}
         temporary.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     return choices
+
+
+def _allowed(machine: Machine) -> tuple[int, ...] | range:
+    """How many processes choices may be for: as many as there are, or any number where none are started and none are set."""
+    from components.launch.processes import here
+
+    size = here().size
+    return range(1, 2**16) if size == 1 and machine.parallel.processes is None else (size,)
 
 
 def _saved(path: Path) -> Choices | None:
@@ -91,8 +99,15 @@ def _saved(path: Path) -> Choices | None:
 
 
 def _surroundings() -> dict[str, Any]:
-    """What a run's choices hold for; libraries and the allocator may change under it."""
-    return {name: value for name, value in _here().items() if name in ("processor", "cores", "accelerators")}
+    """What a run's choices hold for; libraries and the allocator may change under it. `cores`: of all its processes here."""
+    from components.launch.processes import here
+
+    known = _here()
+    return {
+        "processor": known["processor"],
+        "cores": known["cores"] * here().local_size,
+        "accelerators": known["accelerators"],
+    }
 
 
 def _here() -> dict[str, Any]:
@@ -200,7 +215,8 @@ def _calibrated(machine: Machine, start: Choices, tokens: int, facts: Mapping[st
     from components.machine.cache import recall, remember
 
     asked = machine.model_dump(mode="json", exclude={"calibrate", "compile", "parallel"})
-    identity = {**_here(), "asked": asked, "processes": start.processes, "trial": trial.identity}
+    parallel = {"asked": machine.parallel.processes, "here": start.processes}
+    identity = {**_here(), "asked": asked, "processes": parallel, "trial": trial.identity}
     start = replace(start, identity=identity)
     expected = tokens * trial.operations / (_EXPECTED * facts.get("rate", _CARD_RATE))
     seconds = min(calibration.SECONDS, _SHARE * expected)
@@ -247,18 +263,19 @@ def _calibrated(machine: Machine, start: Choices, tokens: int, facts: Mapping[st
     words = found.words()
     if start.allocator == "glibc" and facts.get("allocator"):
         words.append(f"glibc keeps large blocks ({facts['allocator']:.1f} x where memory is fresh)")
+    best = found.choices
     if _worth_dividing(machine, found, tokens):
-        more, said = _processes(found, trial)
+        best, more, said = _divided(found, trial)
         measured |= more
         words += said
     measured["calibration_seconds"] = time.perf_counter() - began
     text = "; ".join([*words, f"{found.rate:,.0f} tokens/s before compiling"])
     print(f"  calibrated in {measured['calibration_seconds']:.0f} s: {text}", flush=True)
     if (found.complete or seconds >= calibration.SECONDS) and not state.busy:
-        chosen = {name: getattr(found.choices, name) for name in _CALIBRATED}
+        chosen = {name: getattr(best, name) for name in (*_CALIBRATED, "processes")}
         kept = {name: value for name, value in measured.items() if name != "calibration_seconds"}
         remember("choices", identity, {"chosen": chosen, "rate": found.rate, "measured": kept, "words": text})
-    return replace(found.choices, tokens_per_second=found.rate, measured={**start.measured, **measured})
+    return replace(best, tokens_per_second=found.rate, measured={**start.measured, **measured})
 
 
 _CALIBRATED = ("precision", "threads", "fused", "attention", "micro_batch_parts")
@@ -297,31 +314,36 @@ def _thread_counts(most: int, busy: bool) -> tuple[int, ...]:
 
 
 def _worth_dividing(machine: Machine, found: Calibration, tokens: int) -> bool:
+    parallel = machine.parallel
     return (
         found.choices.device == "cpu"
-        and found.choices.processes == machine.parallel.processes == machine.parallel.nodes == 1
+        and parallel.processes is None
+        and found.choices.processes == parallel.nodes == parallel.tensor == parallel.pipeline == 1
+        and parallel.launcher in ("auto", "self")
+        and machine.threads is None
         and available_cores() > 1
         and sys.platform == "linux"
         and tokens / found.rate > _PROCESSES_FROM
     )
 
 
-def _processes(found: Calibration, trial: Trial) -> tuple[dict[str, float], list[str]]:
-    """Whether several processes with a share of the cores each would train faster: figures, and words for people."""
+def _divided(found: Calibration, trial: Trial) -> tuple[Choices, dict[str, float], list[str]]:
+    """The choices with as many processes as train fastest, a share of the cores each; figures, and words for people."""
     from components.training.pinned import measure_processes
 
     division = measure_processes(trial, found.choices, found.rate)
     if division is None:
-        return {}, []
+        return found.choices, {}, []
     words = []
     if division.slowest_core < 0.8:
         words.append(f"the cores are unequal: the slowest multiplies at {division.slowest_core:.0%} of the fastest")
-    gain = division.gain
-    words.append(
-        f"{division.processes} processes would train {gain:.2f} x as fast"
-        + (f": set machine.parallel.processes to {division.processes}" if gain > _PROCESSES_WORTH else "")
-    )
-    return {"gain_processes": gain, "slowest_core": division.slowest_core}, words
+    figures = {"gain_processes": division.gain, "slowest_core": division.slowest_core}
+    worth = division.gain > _PROCESSES_WORTH
+    words.append(f"processes {division.processes if worth else 1} ({division.processes}: {division.gain:.2f} x 1)")
+    if not worth:
+        return found.choices, figures, words
+    threads = max(1, available_cores() // division.processes)
+    return replace(found.choices, processes=division.processes, threads=threads), figures, words
 
 
 def achieved(choices: Choices, tokens_per_second: float) -> dict[str, float]:

@@ -67,7 +67,10 @@ def forward_arguments(config: PreTrainedConfig, inputs: torch.Tensor, numbers: t
         return {**arguments, "position_ids": _positions(numbers)}
     if architecture.positions:
         arguments["position_ids"] = _positions(numbers)
-    return {**arguments, "attention_mask": attention_mask(config, _visible(config, numbers))}
+    return {
+        **arguments,
+        "attention_mask": attention_mask(config, visible(numbers, getattr(config, "sliding_window", None))),
+    }
 
 
 def logits_and_balance(model: PreTrainedModel, step: Pass) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -109,15 +112,15 @@ def router_imbalance(
     return float(config.router_aux_loss_coef) * total / len(router_logits)
 
 
-def _visible(config: PreTrainedConfig, numbers: torch.Tensor) -> torch.Tensor:
-    """What each token attends to: its own sequence up to itself, no further back than a sliding window; bool [B, 1, T, T]."""
+def visible(numbers: torch.Tensor, window: int | None = None) -> torch.Tensor:
+    """Who sees whom: numbers [B, T] of sequences -> bool [B, 1, T, T], true where a query sees a key.
+
+    A token sees itself and what is before it in its own sequence, `window` tokens in all where one is given.
+    """
     places_T = torch.arange(numbers.shape[1], device=numbers.device)
     back_TT = places_T[:, None] - places_T
-    visible_TT = back_TT >= 0
-    window = getattr(config, "sliding_window", None)
-    if window is not None:
-        visible_TT = visible_TT & (back_TT < window)
-    return ((numbers[:, :, None] == numbers[:, None, :]) & visible_TT)[:, None]
+    seen_TT = back_TT >= 0 if window is None else (back_TT >= 0) & (back_TT < window)
+    return ((numbers[:, :, None] == numbers[:, None, :]) & seen_TT)[:, None]
 
 
 def _positions(numbers: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from components.launch.divided import Divided
 from components.machine.ceiling import SQUARES, Ceiling, gemm_ceiling, operations_per_token, run_shapes
 from components.machine.hardware import by_rules, decide
 from components.machine.memory import available_memory
@@ -68,7 +69,7 @@ def begin(
 ) -> Beginning:
     """Decide everything, or read in `work` what was decided when the run began.
 
-    Raises InkwellError for shapes, weights and wishes that cannot be.
+    Raises InkwellError for shapes, weights and wishes that cannot be; Divided where several processes would be faster.
     """
     vocabulary = len(tokenizer)
     model = _model(parameters, tokenizer, seed)
@@ -114,6 +115,8 @@ def begin(
     if minutes:  # they were planned for steps that are compiled, or are not
         machine = machine.model_copy(update={"compile": "on" if rules.compile and trial.compiles else "off"})
     choices = world.decide(lambda: decide(machine, _tokens(resolved), work, trial))
+    if world.place.size == 1 and choices.processes > 1:
+        raise Divided(choices.processes)
     choices.apply()
     ceiling = None
     if choices.device == "cpu":

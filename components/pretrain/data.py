@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,9 +24,9 @@ class CorpusSequences:
     def __len__(self) -> int:
         return len(self.shards)
 
-    def tokens(self, index: int) -> NDArray[np.int64]:
-        """Token ids of document `index`."""
-        return self.shards.document(index).astype("int64")
+    def tokens(self, index: int) -> NDArray[np.unsignedinteger[Any]]:
+        """Token ids of document `index`, as they lie on the disk: the loader copies what it takes of them."""
+        return self.shards.document(index)
 
     def counted(self, index: int) -> None:
         """Everything counts."""

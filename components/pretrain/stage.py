@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from components.atomic import atomic_file
 from components.corpus.packed import TokenShards
+from components.launch.divided import Divided
 from components.launch.processes import here
 from components.machine.hardware import achieved, choose_device
 from components.model.folders import load_tokenizer, save_model
@@ -38,7 +39,11 @@ def run(context: Context) -> None:
     tokenizer = load_tokenizer(context.inputs["tokenizer"])
     with open_world(here(), machine.parallel, choose_device(machine.device)) as world:
         held = open_run(context, asked, world.leader)
-        begun = begin(asked, machine, train, tokenizer, held.work, context.seed, world)
+        try:
+            begun = begin(asked, machine, train, tokenizer, held.work, context.seed, world)
+        except Divided:
+            held.release()  # for the processes that take over
+            raise
         parameters, choices, plan = begun.parameters, begun.choices, begun.plan
         held_out = HeldOut(validation, parameters.validation_documents)
         for line in [*plan.lines(), f"machine: {choices}"]:

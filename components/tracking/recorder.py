@@ -8,7 +8,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
@@ -22,6 +23,8 @@ LOCAL_PATIENCE = 60.0  # seconds that the end of a step waits for a database of 
 REMOTE_PATIENCE = 10.0  # and for a server
 _LEFTOVERS = 3.0  # and for what other steps left in the spool
 _SMALL = 2**20  # bytes: larger files of a model stay where they are, in DVC's cache
+
+_LENT = "INKWELL_RECORD"  # names the record that a process writes for the one that opened it
 
 P = ParamSpec("P")
 
@@ -62,11 +65,37 @@ class Recorder:
         if not configuration.tracking.enabled or os.environ.get("INKWELL_TRACKING") == "off":
             return recorder
         try:
-            recorder._open(step, configuration, inputs)
+            if lent := os.environ.get(_LENT):
+                recorder._inputs = {name: path for name, path in inputs.items() if path.exists()}
+                recorder.record = Record(Path(lent))
+            else:
+                recorder._open(step, configuration, inputs)
         except Exception as error:
             recorder.record = None
             recorder.warn(error)
         return recorder
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Processes that are started in this block write this record; behind it the record is delivered.
+
+        Where none of them has closed it, it is closed as failed.
+        """
+        record = self.record
+        if record is None:
+            yield
+            return
+        self.record = None
+        os.environ[_LENT] = str(record.folder)
+        try:
+            yield
+        finally:
+            del os.environ[_LENT]
+            if record.folder.exists():  # else it has been delivered as a whole
+                record.close_torn_line()
+                if not any(entry["kind"] == "finish" for entry in record.entries()[0]):
+                    record.append({"kind": "finish", "at": milliseconds(), "status": "FAILED", "values": {}})
+            self._await(record)
 
     def _open(self, step: Step, configuration: Configuration, inputs: Mapping[str, Path]) -> None:
         from components.step import STATE

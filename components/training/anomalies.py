@@ -8,7 +8,9 @@ absolute deviation, which is one standard deviation of normal data and which out
 from __future__ import annotations
 
 import math
+import os
 import statistics
+import sys
 import threading
 import time
 from collections import deque
@@ -106,11 +108,19 @@ def robust_z_score(value: float, seen: Iterable[float]) -> float:
 class StallWatch:
     """Tells when a step takes `factor` times the median of the last ones, while it still hangs and when it has ended.
 
-    Times are of the machine and not of the run: they change nothing but what is told.
+    stop: what ends the process where it has hung for twice as long; it is told why. Times are of the machine and not of the
+    run: they change no weight.
     """
 
-    def __init__(self, factor: float, tell: Callable[[str], None], window: int = 50, poll: float = 1.0) -> None:
-        self.factor, self.tell, self.poll = factor, tell, poll
+    def __init__(
+        self,
+        factor: float,
+        tell: Callable[[str], None],
+        window: int = 50,
+        poll: float = 1.0,
+        stop: Callable[[str], None] | None = None,
+    ) -> None:
+        self.factor, self.tell, self.poll, self.stop = factor, tell, poll, stop
         self.stalls = 0
         self._seconds: deque[float] = deque(maxlen=window)
         self._begun: tuple[int, float] | None = None
@@ -129,7 +139,7 @@ class StallWatch:
             self._thread.join()
 
     def begin(self, step: int) -> None:
-        """A step begins."""
+        """A step begins, with reading what it trains on."""
         self._begun = (step, time.monotonic())
 
     def end(self) -> None:
@@ -151,9 +161,22 @@ class StallWatch:
     def _watch(self) -> None:
         while not self._ended.wait(self.poll):
             begun, usual = self._begun, self._usual()
-            if begun is None or usual is None or begun[0] == self._told:
+            if begun is None or usual is None:
                 continue
-            seconds = time.monotonic() - begun[1]
-            if seconds > self.factor * usual:
-                self._told = begun[0]
-                self.tell(f"step {begun[0]} has been going on for {seconds:.1f} s and does not end")
+            step, seconds = begun[0], time.monotonic() - begun[1]
+            if seconds > self.factor * usual and step != self._told:
+                self._told = step
+                self.tell(f"step {step} has been going on for {seconds:.1f} s and does not end")
+            if self.stop is not None and seconds > 2 * self.factor * usual:
+                self.stop(f"step {step} has been going on for {seconds:.1f} s, where {usual:.2g} s is usual")
+                return
+
+
+def end_process(label: str, reason: str) -> None:
+    """End this process with a sentence and status 2, whatever its main thread hangs in."""
+    print(
+        f"{label}: training stopped: {reason} (anomalies.stall = 'stop'). The same command goes on from the last checkpoint.",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(2)

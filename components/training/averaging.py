@@ -34,6 +34,7 @@ class WeightAverage:
     def update(self) -> None:
         """Take in the weights of one more step."""
         self.updates += 1
+        self._follow()
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_(self._averages, [weight.detach() for weight in self._weights], 1 - decay)
 
@@ -45,6 +46,12 @@ class WeightAverage:
             yield
         finally:
             self._exchange()
+
+    def _follow(self) -> None:
+        """Averages lie where the weights lie: a strategy may move its share of a model after this was made."""
+        if self._averages and self._averages[0].device != self._weights[0].device:
+            pairs = zip(self._averages, self._weights, strict=True)
+            self._averages = [average.to(weight.device) for average, weight in pairs]
 
     @torch.no_grad()
     def keep(self) -> None:
@@ -60,11 +67,13 @@ class WeightAverage:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the averages of a checkpoint."""
         self.updates = state["updates"]
+        self._follow()
         for name, average in zip(self._names, self._averages, strict=True):
             average.copy_(share_of(state["averages"][name], average))
 
     @torch.no_grad()
     def _exchange(self) -> None:
+        self._follow()
         for weight, average in zip(self._weights, self._averages, strict=True):
             held = weight.clone()
             weight.copy_(average)

@@ -82,6 +82,8 @@ def computation_for(
     modules are asked for and cannot be.
     """
     reason = "fsdp2 shards the model's own modules" if stock_modules else unsupported(model)
+    if reason is None and dtype == torch.float16:
+        reason = "fused modules make gradients of logits before the loss is scaled, which fp16 needs"
     if fused == "on" and reason is not None:
         raise InkwellError(f"machine.fused = 'on': {reason}; use auto.")
     if fused == "off" or reason is not None:

@@ -291,6 +291,15 @@ class Several(World):
 class Replicated(Several):
     """Data parallelism: a whole model in every process."""
 
+    def clip(self, model: nn.Module, largest: float) -> float:
+        """See `Several`."""
+        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients).to(exchange_device())
+        # the leader's, bit for bit, and with it the verdict on the step, which follows from loss and norm: unlike machines
+        # round unlike, and one would take a step that another leaves out
+        dist.broadcast(norm, src=0)
+        return scale_to(gradients, norm, largest)
+
     def strategy(self, environment: ClusterEnvironment) -> Strategy:
         """See `Several`."""
         # every weight takes part in every pass, and the model has no running statistics to keep equal

@@ -82,11 +82,10 @@ def estimate(configuration: Configuration, cluster: Cluster, vocabulary: int) ->
     parameters, machine = configuration.pretrain, configuration.machine
     stages = machine.parallel.pipeline
     found = []
+    fused = "off" if machine.precision == "fp16" else machine.fused  # as `computation_for` has it
     for rank in sorted({0, stages - 1}):  # the first has most passes under way, the last has the logits
         place = Place(rank, cluster.size, rank % cluster.processes, cluster.processes, launcher="dry run")
-        found.append(
-            rehearse(parameters, machine, vocabulary, place, bf16=machine.precision != "fp32", fused=machine.fused)
-        )
+        found.append(rehearse(parameters, machine, vocabulary, place, bf16=machine.precision != "fp32", fused=fused))
     largest = max(found, key=lambda one: one.peak)
     slowest = max(found, key=lambda one: one.work.operations)
     return _timed(largest, slowest, stages, cluster)
@@ -255,6 +254,12 @@ def parse_bytes(text: str) -> float:
     return float(found[1]) * _UNITS[found[2].upper()]
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of 1 or more")
+    return int(text)
+
+
 def _positive(text: str) -> float:
     value = float(text)
     if not value > 0:
@@ -291,8 +296,14 @@ def _parser() -> argparse.ArgumentParser:
         default=Path("models/tokenizer"),
         help="whose vocabulary counts, where it exists; else tokenizer.vocabulary (default: %(default)s)",
     )
-    parser.add_argument("--processes", type=int, help="devices of a machine (default: machine.parallel.processes)")
-    parser.add_argument("--nodes", type=int, help="machines (default: machine.parallel.nodes)")
+    parser.add_argument(
+        "--tokens",
+        type=Path,
+        default=Path("data/tokens"),
+        help="the packed corpus, which is looked at where pretrain.dial.parameters is set (default: %(default)s)",
+    )
+    parser.add_argument("--processes", type=_count, help="devices of a machine (default: machine.parallel.processes)")
+    parser.add_argument("--nodes", type=_count, help="machines (default: machine.parallel.nodes)")
     parser.add_argument("--device-memory", type=parse_bytes, metavar="24GiB", help="memory of a device")
     parser.add_argument("--device-flops", type=_positive, metavar="150e12", help="operations a second of a device")
     parser.add_argument(
@@ -316,6 +327,37 @@ def _vocabulary(folder: Path, configuration: Configuration) -> int:
     return len(load_tokenizer(folder))
 
 
+def with_dial(configuration: Configuration, tokens: Path, vocabulary: int) -> Configuration:
+    """`configuration` with shape, batch and steps as `pretrain.dial.parameters` sets them for the corpus in `tokens`.
+
+    Raises InkwellError where there is no corpus, and for a dial in minutes, which only the machine that trains can resolve.
+    """
+    parameters = configuration.pretrain
+    if parameters.dial.minutes is not None:
+        raise InkwellError(
+            "pretrain.dial.minutes is turned into a model by timing the machine that trains it, which is not here: set it to "
+            "null, and pretrain.dial.parameters or the shape itself."
+        )
+    if parameters.dial.parameters is None:
+        return configuration
+    # its figures alone: opening the shards would make fine-tuning, which shares this package, depend on how they are packed
+    try:
+        split = json.loads((tokens / "meta.json").read_text(encoding="utf-8"))["splits"]["train"]
+        size, documents = int(split["tokens"]), int(split["documents"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InkwellError(
+            f"pretrain.dial.parameters needs the corpus to choose batch and steps, and {tokens} (--tokens) holds none: run "
+            "the tokenize step first, or set the shape itself."
+        ) from error
+    from components.pretrain.dial import CorpusFacts, turn
+    from components.pretrain.pace import Pace
+    from components.pretrain.planning import law
+
+    # nothing is paced where no minutes are given
+    resolved = turn(parameters, CorpusFacts(size, documents), vocabulary, Pace(()), law())
+    return configuration.model_copy(update={"pretrain": resolved})
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the plan; returns the exit status."""
     arguments = _parser().parse_args(argv)
@@ -326,7 +368,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         configuration = load(arguments.params, arguments.set)
         parallel = configuration.machine.parallel
         cluster = Cluster(
-            arguments.processes or parallel.processes,
+            arguments.processes or parallel.count,
             arguments.nodes or parallel.nodes,
             arguments.device_memory,
             arguments.device_flops,
@@ -335,6 +377,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.utilisation,
         )
         vocabulary = _vocabulary(arguments.tokenizer, configuration)
+        configuration = with_dial(configuration, arguments.tokens, vocabulary)
         found = estimate(configuration, cluster, vocabulary)
         fits = found.fits(cluster)
         hint = "" if fits else advice(configuration, cluster, vocabulary)

@@ -15,7 +15,7 @@ from lightning.pytorch import Trainer
 
 from components.atomic import atomic_file
 from components.progress import Bar
-from components.training.anomalies import StallWatch
+from components.training.anomalies import StallWatch, end_process
 from components.training.checkpoints import BestWeights, ExactResume, StreamedFiles, newest_whole
 from components.training.module import DecoderTraining, Row
 from components.training.watch import History, Sample, SaveModel, Validate, Watch
@@ -96,12 +96,25 @@ def fit(
     recipe, kept, world = training.recipe, training.recipe.checkpoints, training.world
     shown = Bar(label, training.loader.total_rows)
     module = DecoderTraining(training, run, shown)
-    stalls = StallWatch(recipe.anomalies.stall_factor, module.tell)
+
+    def end(reason: str) -> None:
+        run.log.close(f"after step {module.step_count}: {reason}")
+        end_process(label, reason)
+
+    # the others wait for whoever hangs, the leader among them; when it ends, its launcher ends them
+    stops = recipe.anomalies.stall == "stop" and world.leader
+    stalls = StallWatch(recipe.anomalies.stall_factor, module.tell, stop=end if stops else None)
     best = BestWeights(run.work / "best.pt") if kept.keep_best else None
     history = History(run, kept.history_every, save_model) if kept.history_every and save_model else None
     rolls_back = "roll_back" in (recipe.anomalies.spike, recipe.anomalies.not_finite)
     module.keeper = ExactResume(
-        run, world, kept.minutes, kept.keep_last, anchor_every=recipe.anomalies.window if rolls_back else None
+        run,
+        world,
+        kept.minutes,
+        kept.keep_last,
+        anchor_every=recipe.anomalies.window if rolls_back else None,
+        device=recipe.device,
+        best=best,
     )
     trainer = Trainer(
         **world.trainer_options(recipe.device),

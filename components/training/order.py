@@ -8,7 +8,7 @@ three.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -34,8 +34,11 @@ class Sequences(Protocol):
         """Tokens of every sequence, shape [D]."""
         ...
 
-    def tokens(self, index: int) -> NDArray[np.int64]:
-        """Token ids of one sequence, shape [length]."""
+    def tokens(self, index: int) -> NDArray[np.integer[Any]]:
+        """Token ids of one sequence, shape [length], in any type of integers.
+
+        A row often takes but a piece of it: better a view, of a mapped file say, than a copy of the whole.
+        """
         ...
 
     def counted(self, index: int) -> NDArray[np.bool_] | None:
@@ -85,6 +88,7 @@ class PackedLoader:
         self.given = 0  # batches given out so far
         self.last = StepRows(0, 0)
         self.epoch = 0  # passes over the data that are complete
+        self.before_reading: Callable[[], None] = lambda: None  # called before each batch is put together
         self._packer = self._pack(0)
 
     @property
@@ -123,6 +127,7 @@ class PackedLoader:
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         rows = self._rows()
         while self.rows < self.total_rows:
+            self.before_reading()
             count = self._step_rows(self.rows)
             mine = [row for index, row in enumerate(islice(rows, count)) if index % self.world == self.rank]
             self.last = StepRows(self.rows, count)
@@ -181,7 +186,7 @@ class PackedLoader:
             tokens = self.data.tokens(piece.source)
             inputs[at : at + piece.length] = tokens[piece.start : piece.stop]
             # one further than the inputs: a sequence that was cut loses no prediction at the cut
-            wanted = tokens[piece.start + 1 : piece.stop + 1]
+            wanted = tokens[piece.start + 1 : piece.stop + 1].astype(np.int64)  # IGNORED is below zero
             counted = self.data.counted(piece.source)
             if counted is not None:
                 wanted = np.where(counted[piece.start + 1 : piece.stop + 1], wanted, IGNORED)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+import torch
+
 from components.training.computation import Computation, computation_for
 from components.training.distributed import World
 from components.training.optimizers import adamw, muon_and_adamw
@@ -106,6 +108,9 @@ def prepare(
         validation_every=parameters.validation_every,
         sample_every=sample_every,
     )
+    if not world.stock_modules:  # else the strategy moves each process's share
+        # before anything is derived from the weights; Lightning would move them only when that has been done
+        model.to(torch.device(choices.device))
     # adapters are too few to pay for compiling; modules that a strategy has taken in hand are compiled block by block
     compiles = choices.compile and not adapters
     world.compile_blocks = compiles and world.stock_modules

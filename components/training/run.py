@@ -4,14 +4,14 @@
 well. `.inkwell/runs/<step>/<run>` is kept: the run log and the history of checkpoints.
 
 A run goes on when its identity is the same: data, tokenizer, seed, every parameter that the weights depend on, and the
-code that computes them (without comments). What only changes how the work is cut up (micro-batch, accumulation, processes,
-threads, intervals, what is done about anomalies) may change between two processes of one run, and is told.
+code that computes them (without comments; the modules are listed below). What only changes how the work is cut up
+(micro-batch, accumulation, processes, threads, intervals, what is done about anomalies) may change between two processes of
+one run, and is told. Where the best weights are kept, when and on what they are validated decides too.
 """
 
 from __future__ import annotations
 
 import ast
-import fcntl
 import hashlib
 import json
 import os
@@ -44,11 +44,20 @@ FREE = (
     "sample_every",
     "activation_checkpointing",
 )
-# modules outside the step and `components.training` that decide about weights
-_SHARED_CODE = (
+# what decides which weights are the best, where a run ends with those
+_JUDGES = ("validation_every", "validation_documents", "validation_conversations")
+# Modules that decide about weights. What only shows, measures, plans or starts is none of them: a run goes on when it is mended.
+_CODE = (
     *("chat/encoding", "chat/markup", "corpus/conversations", "corpus/packed"),
     *("model/architectures", "model/folders", "model/forward", "model/initial"),
+    *("training/anomalies", "training/averaging", "training/checkpoints", "training/computation"),
+    *("training/distributed", "training/pipeline", "training/sharded_optimizer", "training/tensor_parallel"),
+    *("training/fused/attention", "training/fused/decoder", "training/fused/loss", "training/fused/weights"),
+    *("training/module", "training/muon", "training/optimizers", "training/order", "training/packing"),
+    *("training/recipe", "training/residual_dropout", "training/schedules"),
 )
+# of the steps: a plan is saved with the run, so what makes plans does not count; of a step that is not here all modules do
+_STEP_CODE = {"pretrain": ("data",), "sft": ("data", "lora")}
 _LIBRARIES = ("torch", "transformers", "lightning")
 
 
@@ -62,6 +71,12 @@ class Run:
     resumes: bool
     leader: bool = True
     _lock: TextIO | None = field(default=None, repr=False)
+
+    def release(self) -> None:
+        """Let another process have the run."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     @property
     def checkpoints(self) -> Path:
@@ -121,6 +136,9 @@ def _identity(context: Context, section: str, parameters: Optimization) -> dict[
         for name, value in parameters.model_dump(mode="json").items()
         if name not in (*COURSE, *FREE)
     }
+    if parameters.checkpoints.keep_best:
+        chosen[f"{section}.checkpoints.keep_best"] = True
+        chosen |= {f"{section}.{name}": getattr(parameters, name) for name in _JUDGES if hasattr(parameters, name)}
     data = {name: content_hash(path) for name, path in sorted(context.inputs.items()) if path.exists()}
     initial = getattr(parameters, "initial", None)
     if initial and Path(initial).exists():
@@ -130,13 +148,14 @@ def _identity(context: Context, section: str, parameters: Optimization) -> dict[
 
 def _code(step: str) -> dict[str, str]:
     package = Path(__file__).parents[1]
-    shared = (package / f"{name}.py" for name in _SHARED_CODE)
-    files = [*shared, *(package / "training").rglob("*.py"), *(package / step).rglob("*.py")]
-    return {
-        file.relative_to(package).as_posix(): code_hash(file.read_text(encoding="utf-8"))
-        for file in sorted(files)
-        if file.exists()
-    }
+    if step in _STEP_CODE:
+        own = [package / step / f"{name}.py" for name in _STEP_CODE[step]]
+    else:
+        own = [*(package / step).rglob("*.py")]
+    files = [*(package / f"{name}.py" for name in _CODE), *own]
+    missing = [str(file) for file in files if not file.exists()]
+    assert not missing, f"moved, or renamed: {', '.join(missing)}"
+    return {file.relative_to(package).as_posix(): code_hash(file.read_text(encoding="utf-8")) for file in sorted(files)}
 
 
 def code_hash(source: str) -> str:
@@ -207,15 +226,20 @@ def describe_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list
 
 
 def _lock(work: Path) -> TextIO:
-    """Held until this process ends, however it ends."""
+    """Held until this process ends, however it ends. Where the disk knows no locks, that is told, and nothing is held."""
     handle = (work / "lock").open("a+", encoding="utf-8")
     try:
+        import fcntl
+
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         handle.seek(0)
         owner = handle.read().strip() or "?"
         handle.close()
         raise InkwellError(f"process {owner} is at work on this run ({work}): wait for it, or end it first.") from None
+    except (OSError, ImportError) as error:  # ENOLCK or ENOSYS of a network disk; Windows has no fcntl
+        reason = getattr(error, "strerror", None) or error
+        print(f"  {work} cannot be locked ({reason}): take care that no second process works on this run.", flush=True)
     handle.truncate(0)
     handle.write(str(os.getpid()))
     handle.flush()

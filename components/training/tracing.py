@@ -63,11 +63,6 @@ class Tracer(TorchDispatchMode):
         self.label: Callable[[torch.Tensor], str | None] = lambda tensor: None
         self._labels: dict[int, str] = {}
 
-    def know(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Count tensors that were there before."""
-        for tensor in tensors:
-            self._track(tensor)
-
     def begin(self) -> None:
         """Count peak and work anew from here."""
         self.peak, self.work, self._events, self._peak_event = self.live, Work(), 0, 0

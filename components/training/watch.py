@@ -45,7 +45,8 @@ class Watch(Callback):
         self._looked_at: int | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: DecoderTraining) -> None:  # type: ignore[override]
-        """Go on with the bar where the process before ended."""
+        """Go on with the bar where the process before ended; from now on stalls are seen, those of reading too."""
+        pl_module.loader.before_reading = lambda: self.stalls.begin(pl_module.step_count + 1)
         self.shown.total = pl_module.loader.total_rows
         self.shown.resume_at(pl_module.loader.rows)
 
@@ -54,7 +55,6 @@ class Watch(Callback):
     ) -> None:
         """A step begins."""
         pl_module.clock.begin()
-        self.stalls.begin(pl_module.step_count + 1)
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: DecoderTraining, outputs: Any, batch: Any, batch_idx: int
@@ -109,7 +109,8 @@ class Watch(Callback):
         try:
             self.best.offer(model, step, next(iter(figures.values())))
         except OSError as error:
-            module.tell(f"the best weights so far (step {step}) were not written ({error.strerror or error})")
+            reason = error.strerror or error
+            module.tell(f"the best weights so far (step {step}) were not written ({reason}): held in memory")
 
 
 class History:

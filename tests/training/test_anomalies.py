@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from components.training.loop import Outcome, fit
 from tests.training.runs import (
     ByRows,
     Interfering,
+    Tiny,
     assert_same_end,
     content,
     held_run,
@@ -126,6 +128,21 @@ def test_a_run_that_rolls_back_can_be_killed_anywhere(tmp_path: Path) -> None:
         assert_same_end(whole, resumed)
 
 
+def test_the_best_of_steps_that_were_taken_back_is_forgotten(tmp_path: Path) -> None:
+    bad, values = {_batches()[13]}, iter([3.0, 2.0, 0.5, 2.5, 1.0, 1.5])  # of steps 4, 8, 12, and again 12, 16, 20
+    outcome = train(
+        tmp_path,
+        lambda inner: ByRows(inner, bad.__contains__, _nan),
+        validate=lambda _: {"validation": next(values)},
+        steps=STEPS,
+        validation_every=4,
+        checkpoints={"minutes": 1e-6, "keep_best": True},
+        anomalies={"window": 10, "not_finite": "roll_back"},
+    )
+    assert outcome.rolled_back == 1
+    assert outcome.best_step == 16
+
+
 def test_a_run_that_learns_to_roll_back_in_its_midst_has_where_to_go(tmp_path: Path) -> None:
     with pytest.raises(InkwellError, match="step 7"):
         _bad(tmp_path, [7], _nan, not_finite="stop")
@@ -170,6 +187,39 @@ def test_nothing_is_judged_before_enough_was_seen_and_falls_are_no_spikes() -> N
 def test_robust_z_score() -> None:
     assert robust_z_score(5, [1, 2, 3, 4, 5]) == pytest.approx(2 / 1.4826)
     assert robust_z_score(2.0, [1.0] * 50) == pytest.approx(100)
+
+
+@pytest.mark.parametrize("hanging", ["forward pass", "reading"])
+def test_a_stall_ends_the_process_where_that_is_asked_for_and_the_run_goes_on(
+    tmp_path: Path, hanging: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    policy: dict[str, Any] = {"anomalies": {"stall": "stop", "stall_factor": 5.0}}
+
+    class Hanging(Tiny):
+        def tokens(self, index: int) -> Any:
+            if list((tmp_path / "work/checkpoints").glob("*-00000008.ckpt")):
+                time.sleep(60)
+            return super().tokens(index)
+
+    def sleep(loss: torch.Tensor) -> torch.Tensor:
+        time.sleep(60)
+        return loss
+
+    child = os.fork()
+    if child == 0:
+        try:
+            if hanging == "reading":
+                train(tmp_path, data=Hanging(), **policy)
+            else:
+                train(tmp_path, lambda inner: Interfering(inner, {9: sleep}), **policy)
+        finally:
+            os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+    assert "tiny: training stopped: step 9 has been going on for" in capfd.readouterr().err
+    assert "end: after step 8: step 9 has been going on for" in _log(tmp_path)
+    resumed = train(tmp_path, anomalies={"stall": "record"})
+    assert resumed.resumed_at == 8
+    assert_same_end(train(tmp_path / "whole"), resumed)
 
 
 def test_a_stall_is_told_while_it_lasts_and_when_it_ends() -> None:

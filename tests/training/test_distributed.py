@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +17,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from components.configuration.training import Parallel
+from components.configuration.training import Machine, Parallel
 from components.errors import InkwellError
-from components.launch.processes import Place, check_place, first_host, here
+from components.launch.processes import Place, check_place, first_host, here, join_world
+from components.machine import cores
 from tests.processes import ROOT, finish, start
 
 # Rates at which ten steps of Adam do not blow rounding up; Muon rounds to bfloat16 inside, whoever computes it.
@@ -147,6 +149,20 @@ def test_a_run_goes_on_with_other_processes(
     assert_alike(alone["muon"], tmp_path)
 
 
+def test_processes_of_a_replica_drop_the_same_numbers_when_they_take_up_a_run(tmp_path: Path, files: list[str]) -> None:
+    """Otherwise what each of them holds whole would drift apart; one process would have dropped those numbers too."""
+    arguments = [*files, *changed("pretrain.residual_dropout=0.2", "machine.fused=off")]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(start("pretrain", whole, PARAMS, *arguments))
+    process = start("pretrain", killed, PARAMS, *arguments)
+    wait_for_checkpoint(process, killed, 3)
+    process.kill()
+    process.communicate()
+    finish(start("pretrain", killed, PARAMS, *arguments, *strategy("tensor")))
+    assert json.loads((killed / "metrics/pretrain.json").read_text())["resumed_at_step"] < 10
+    assert_alike(whole, killed)
+
+
 @pytest.mark.parametrize("name", ["ddp, optimizer shared out", "fsdp2"])
 def test_killed_and_started_again_two_processes_end_with_the_same_bits(
     tmp_path: Path, files: list[str], name: str
@@ -164,6 +180,22 @@ def test_killed_and_started_again_two_processes_end_with_the_same_bits(
     assert (whole / "data/curves/pretrain.csv").read_text() == (killed / "data/curves/pretrain.csv").read_text()
     same = "models/base/model.safetensors"
     assert (whole / same).read_bytes() == (killed / same).read_bytes()
+
+
+def test_a_disk_that_refuses_checkpoints_is_survived_by_all(
+    tmp_path: Path, files: list[str], alone: dict[str, Path]
+) -> None:
+    """Only the leader writes; the others would wait for it in the gathering of what it cannot write."""
+    process = start("pretrain", tmp_path, PARAMS, *files)
+    wait_for_checkpoint(process, tmp_path, 1)
+    process.kill()
+    process.communicate()
+    (folder,) = tmp_path.glob(".inkwell/work/pretrain/*/checkpoints")
+    shutil.rmtree(folder)
+    folder.touch()  # no file can be made in it now
+    output = finish(start("pretrain", tmp_path, PARAMS, *files, *TWO))
+    assert "checkpoint not written after step 3 (File exists)" in output
+    assert_alike(alone["muon"], tmp_path)
 
 
 def children(process: int) -> list[int]:
@@ -345,10 +377,60 @@ def test_a_place_is_read_from_what_started_the_process() -> None:
 
 @pytest.mark.parametrize(
     ("nodes", "first"),
-    [("gpu07", "gpu07"), ("gpu[07-09,12],login", "gpu07"), ("a1,a2", "a1"), ("rack2-n[1,3]-ib", "rack2-n1-ib")],
+    [
+        ("gpu07", "gpu07"),
+        ("gpu[07-09,12],login", "gpu07"),
+        ("a1,a2", "a1"),
+        ("rack2-n[1,3]-ib", "rack2-n1-ib"),
+        ("rack[1-2]n[01-04]", "rack1n01"),
+        ("rack[3,5-7]n[02-04]-ib,login", "rack3n02-ib"),
+    ],
 )
 def test_first_host(nodes: str, first: str) -> None:
     assert first_host(nodes) == first
+
+
+@pytest.mark.parametrize(
+    ("launcher", "environment", "quota", "wanted"),
+    [
+        ("ray", {}, None, 4),
+        ("ray", {}, 6, 3),
+        ("slurm", {}, None, 4),
+        ("slurm", {"SLURM_CPUS_ON_NODE": "16"}, None, 8),
+        ("slurm", {"SLURM_CPUS_ON_NODE": "8"}, None, 4),
+        ("ray", {}, 1, 1),
+    ],
+)
+def test_processes_that_share_cores_take_a_part_each(
+    monkeypatch: pytest.MonkeyPatch, launcher: str, environment: dict[str, str], quota: int | None, wanted: int
+) -> None:
+    """Eight cores and two processes, whose affinity nobody has cut, unless Slurm has."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(cores, "_container_cores", lambda _: quota)
+    for name in ("_sharing_cores", "_sharing_time"):
+        monkeypatch.setattr(cores, name, 1)  # and what it was afterwards
+    monkeypatch.delenv("SLURM_CPUS_ON_NODE", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    join_world(Place(1, 2, 1, 2, launcher=launcher), Machine())
+    assert cores.available_cores() == wanted
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity")
+@pytest.mark.parametrize(("device", "bound"), [("cpu", range(4, 8)), ("auto", None)])
+def test_processes_of_our_own_are_bound_to_their_part_or_count_it(
+    monkeypatch: pytest.MonkeyPatch, device: str, bound: range | None
+) -> None:
+    held = {"cores": set(range(8))}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: held["cores"])
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, cores: held.update(cores=set(cores)))
+    monkeypatch.setattr("threading.Thread.start", lambda _: None)  # would end the tests with their parent
+    monkeypatch.setattr(cores, "_container_cores", lambda _: None)
+    for name in ("_sharing_cores", "_sharing_time"):
+        monkeypatch.setattr(cores, name, 1)
+    join_world(Place(1, 2, 1, 2, launcher="torchrun"), Machine(device=device))
+    assert held["cores"] == set(bound or range(8))
+    assert cores.available_cores() == 4
 
 
 @pytest.mark.parametrize(

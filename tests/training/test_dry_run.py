@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from components.configuration import Configuration, parse
-from components.training.dry_run import Cluster, Estimate, advice, describe, estimate, main, parse_bytes
+from components.model.architectures import count
+from components.training.dry_run import Cluster, Estimate, advice, describe, estimate, main, parse_bytes, with_dial
 from tests.processes import ROOT
 
 SHAPE = {
@@ -235,6 +236,27 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert found["peak"] == planned().peak
     assert main([*files, "--set", "machine.parallel.tensor=2"]) == 2
     assert "fsdp2" in capsys.readouterr().err
+
+
+def test_a_dial_in_parameters_is_turned(tmp_path: Path, token_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dialled = configured(dial={"parameters": 300_000, "keep": ["block"]})
+    found = with_dial(dialled, token_folder, 512).pretrain
+    assert count(found, 512).total == pytest.approx(300_000, rel=0.3)
+    assert count(dialled.pretrain, 512).total > 500_000, "the shape that stands there is another"
+    params = tmp_path / "params.yaml"
+    params.write_text("ingest: {sources: [{name: tiny, kind: path, location: poems.json}]}\n", encoding="utf-8")
+    files = ["--params", str(params), "--tokenizer", str(tmp_path), "--tokens", str(tmp_path / "none")]
+    for change, told in (("parameters=300000", "needs the corpus"), ("minutes=5", "pretrain.dial.minutes")):
+        assert main([*files, "--set", f"pretrain.dial.{change}"]) == 2
+        assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--processes", "--nodes"])
+@pytest.mark.parametrize("value", ["0", "-2", "two"])
+def test_there_is_at_least_one_process(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([f"{option}={value}"])
+    assert "is no number of 1 or more" in capsys.readouterr().err
 
 
 def test_words_for_a_run_without_a_cluster() -> None:

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
+from components.configuration.training import Optimization, Parallel
 from components.errors import InkwellError
+from components.launch.processes import Place
 from components.model.architectures import new_model
+from components.model.forward import visible
+from components.training.averaging import WeightAverage
 from components.training.computation import StockComputation, computation_for
+from components.training.distributed import World
 from components.training.fused import attention
-from components.training.fused.attention import attend, visible
+from components.training.fused.attention import attend
 from components.training.fused.decoder import FusedDecoder, unsupported
 from components.training.fused.loss import linear_cross_entropy
+from components.training.fused.weights import PackedWeight
 from components.training.order import IGNORED
+from components.training.recipe import prepare
+from tests.training.runs import SMALL, Tiny, plain_choices, tiny_decoder
 
 SHAPE = {
     "vocab_size": 96,
@@ -155,6 +165,52 @@ def test_the_loss_by_chunks_is_the_cross_entropy(monkeypatch: pytest.MonkeyPatch
     assert found.item() == pytest.approx(wanted.item(), rel=1e-6)
     for one, other in zip(torch.autograd.grad(3 * found, (hidden, head)), gradients, strict=True):
         assert torch.allclose(one, 3 * other, atol=1e-5)
+
+
+def test_the_gradient_of_the_head_is_as_exact_with_many_chunks_as_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(2)
+    hidden, head = (torch.randn(size, 32, generator=generator).bfloat16() for size in (1024, 96))
+    head.requires_grad_()
+    targets = torch.randint(0, 96, (1024,), generator=generator)
+    wide = head.detach().float().requires_grad_()
+    wanted = functional.cross_entropy(hidden.float() @ wide.T, targets, reduction="sum")
+    (exact,) = torch.autograd.grad(wanted, wide)
+
+    def error(tokens_a_chunk: int) -> float:
+        monkeypatch.setattr("components.training.fused.loss._CHUNK_LOGITS", 96 * tokens_a_chunk)
+        (found,) = torch.autograd.grad(linear_cross_entropy(hidden, head, targets), head)
+        assert found.dtype == torch.bfloat16
+        return float((found.float() - exact).norm() / exact.norm())
+
+    assert error(8) < 1.2 * error(1024) < 0.01
+
+
+def test_copies_follow_weights_that_are_moved() -> None:
+    """`meta` stands for a card; moved there a parameter is another object, which it is not on a card."""
+    packed = PackedWeight([nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(4, 3))], torch.bfloat16)
+    packed.refresh()
+    packed.weights = [nn.Parameter(weight.detach().to("meta")) for weight in packed.weights]
+    packed.refresh()
+    assert packed.packed.device.type == "meta"
+    assert packed().shape == (6, 3)
+    model = tiny_decoder()
+    average = WeightAverage(model, 0.9)
+    average._weights = list(model.to("meta").parameters())
+    average.update()
+    assert {tensor.device.type for tensor in average._averages} == {"meta"}
+
+
+def test_a_model_is_where_it_trains_before_anything_is_derived_from_it() -> None:
+    choices = replace(plain_choices("on"), device="meta")
+    training = prepare(Optimization(**SMALL), tiny_decoder(), Tiny(), 1, choices, World(Place(), Parallel()))
+    assert isinstance(training.computation, FusedDecoder)
+    assert training.computation._head.packed.device.type == "meta"
+
+
+def test_half_precision_with_scaled_losses_keeps_the_stock_modules() -> None:
+    assert isinstance(computation_for(_model(), dtype=torch.float16, compile=False), StockComputation)
+    with pytest.raises(InkwellError, match="fp16"):
+        computation_for(_model(), dtype=torch.float16, compile=False, fused="on")
 
 
 def test_what_has_no_equivalent_keeps_its_own_modules() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,9 +17,13 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from components.configuration.training import Parallel
+from components.launch.processes import Place
 from components.model.folders import load_model
 from components.training.averaging import WeightAverage
-from tests.training.runs import Interfering, killed_at, quick_validation, tiny_decoder, train
+from components.training.checkpoints import ExactResume
+from components.training.distributed import World
+from tests.training.runs import Interfering, held_run, killed_at, quick_validation, tiny_decoder, train
 
 
 def test_the_average_follows_its_formula_and_gives_the_weights_back() -> None:
@@ -118,7 +125,7 @@ def test_a_full_disk_is_survived(tmp_path: Path) -> None:
             tmp_path, lambda inner: Interfering(inner, {5: _fill_the_disk}), checkpoints=kept, validation_every=3
         )
         assert len(outcome.curve) == 12
-        assert outcome.best_step == 3, "the best that there was room for"
+        assert outcome.best_step == 12, "held in memory, where there was no room for it on the disk"
 
     _in_a_process_with_little_room(work)
     log = (tmp_path / "kept/run.log").read_text()
@@ -129,6 +136,47 @@ def test_a_full_disk_is_survived(tmp_path: Path) -> None:
     assert names == [f"rows-{4 * step:012}-step-{step:08}.ckpt" for step in (3, 4)], "nothing half written stays"
     assert not list((tmp_path / "kept/history").iterdir())
     assert train(tmp_path, checkpoints=kept, validation_every=3).resumed_at == 4
+
+
+def test_asked_to_end_on_a_full_disk_it_names_the_checkpoint_that_there_is(tmp_path: Path) -> None:
+    def end(loss: torch.Tensor) -> torch.Tensor:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return loss
+
+    def work() -> None:
+        with pytest.raises(SystemExit):
+            train(tmp_path, lambda inner: Interfering(inner, {5: _fill_the_disk, 7: end}))
+
+    _in_a_process_with_little_room(work)
+    log = (tmp_path / "kept/run.log").read_text()
+    assert "after step 7; the same command goes on from rows-000000000016-step-00000004.ckpt" in log
+
+
+def test_a_follower_learns_that_the_leader_has_no_file_to_write(tmp_path: Path) -> None:
+    class Follower(World):
+        """What the leader has answered: the checkpoint is not there, and the disk refuses a new file."""
+
+        answers = iter([False, "No space left on device"])
+
+        def decide(self, choose: Callable[[], Any]) -> Any:
+            return next(self.answers)
+
+    told: list[str] = []
+    loader = SimpleNamespace(rows=8)
+    module: Any = SimpleNamespace(loader=loader, step_count=2, tell=told.append)
+    trainer: Any = None  # takes part in nothing
+    keeper = ExactResume(held_run(tmp_path), Follower(Place(rank=1, size=2), Parallel()), 1.0, 2)
+    assert not keeper.save(trainer, module)
+    assert "after step 2 (No space left on device)" in told[0]
+
+
+def test_a_disk_that_refuses_new_files_is_survived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("components.training.checkpoints.atomic_file", refuse)
+    assert len(train(tmp_path).curve) == 12
+    assert "checkpoint not written after step 3 (No space left on device)" in (tmp_path / "kept/run.log").read_text()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import islice
 
 import numpy as np
@@ -61,6 +62,33 @@ def test_a_row_numbers_its_sequences() -> None:
 def test_only_answers_count_where_the_data_says_so() -> None:
     for _, targets, _ in _loader(Numbered([20] * 50, answers_only=True)):
         assert bool((targets[targets != IGNORED] % 2 == 0).all())
+
+
+def test_a_row_copies_its_piece_of_a_long_sequence_only() -> None:
+    class Book:
+        """Two million tokens of two bytes, as a mapped file has them."""
+
+        fingerprint = "book"
+        lengths: NDArray[np.int64] = np.array([2_000_000])
+        content = (np.arange(2_000_000) % 60_000).astype("<u2")
+
+        def __len__(self) -> int:
+            return 1
+
+        def tokens(self, index: int) -> NDArray[np.uint16]:
+            return self.content
+
+        def counted(self, index: int) -> NDArray[np.bool_] | None:
+            return None
+
+    loader = iter(PackedLoader(Book(), steps=50, accumulation=1, micro_batch=4, block=32, seed=1))
+    next(loader)  # cuts it into pieces
+    tracemalloc.start()
+    for inputs, targets, _ in islice(loader, 10):
+        assert bool((targets == (inputs + 1) % 60_000).all())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200_000
 
 
 def test_a_resumed_loader_gives_exactly_the_remaining_batches() -> None:

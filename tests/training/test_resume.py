@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from components.configuration.training import Parallel
+from components.errors import InkwellError
+from components.launch.processes import Place
+from components.training.checkpoints import ExactResume, newest_whole
+from components.training.distributed import World
 from tests.training.runs import Interfering, Tiny, assert_same_end, held_run, killed_at, train
 
 CASES: list[dict[str, Any]] = [
@@ -103,6 +111,59 @@ def test_the_newest_checkpoints_are_kept_and_a_damaged_one_is_passed_over(tmp_pa
     assert_same_end(whole, resumed)
     log = (tmp_path / "killed" / "kept" / "run.log").read_text()
     assert log.count("is damaged") == 2
+    aside = sorted(file.name for file in files[0].parent.glob("damaged-*"))
+    assert aside == [f"damaged-{file.name}" for file in files[1:]], "put aside, not thrown away"
+
+
+def test_few_damaged_checkpoints_are_kept(tmp_path: Path) -> None:
+    for step in range(5):
+        (tmp_path / f"rows-{step:012}-step-{step:08}.ckpt").write_bytes(b"cut short")
+    told: list[str] = []
+    assert newest_whole(tmp_path, told.append) is None
+    assert len(told) == 5
+    assert [file.name[-7:] for file in sorted(tmp_path.iterdir())] == ["03.ckpt", "04.ckpt"]
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rows-000000000004-step-00000001.ckpt"
+    path.touch()
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("zipfile.ZipFile", refuse)
+    with pytest.raises(InkwellError, match="cannot be read"):
+        newest_whole(tmp_path, print)
+    assert path.exists()
+
+
+def _restored(place: Place, parallel: Parallel, state: dict[str, Any], folder: Path, rows: int = 8) -> float:
+    """The first number that a process draws after going on from `state`."""
+    keeper = ExactResume(held_run(folder), World(place, parallel), 1.0, 2)
+    module: Any = SimpleNamespace(loader=SimpleNamespace(seed=1, rows=rows))
+    torch.manual_seed(999 + place.rank)
+    keeper._restore_generators(state, module)
+    return float(torch.rand(()))
+
+
+def test_processes_of_one_replica_go_on_with_one_state_and_new_replicas_with_their_own(tmp_path: Path) -> None:
+    alone = World(Place(), Parallel())
+    torch.manual_seed(5)
+    state = ExactResume(held_run(tmp_path), alone, 1.0, 2).state_dict()
+    drawn = float(torch.rand(()))
+    split = Parallel(strategy="fsdp2", tensor=2)
+    places = [Place(rank, 4, rank, 4) for rank in range(4)]
+    first = [_restored(place, split, state, tmp_path) for place in places]
+    assert first[0] == first[1] == drawn, "the one replica there was"
+    assert first[2] == first[3] != drawn, "a new one"
+    assert _restored(places[2], split, state, tmp_path, rows=16) != first[2], "from elsewhere in the run"
+    two = {**state, "generators": [*state["generators"], *state["generators"]]}
+    two["generators"][1] = {**two["generators"][1], "torch": torch.Generator().manual_seed(6).get_state()}
+    other = float(torch.rand((), generator=torch.Generator().manual_seed(6)))
+    assert _restored(Place(1, 2, 1, 2), split, two, tmp_path) == drawn, "two replicas became one of two processes"
+    assert _restored(Place(1, 2, 1, 2), Parallel(), two, tmp_path) == other
 
 
 def test_batch_4_times_2_equals_8_times_1(tmp_path: Path) -> None:

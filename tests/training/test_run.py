@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from components.errors import InkwellError
 from components.pretrain.__main__ import STEP
 from components.step import Context
 from components.tracking import Recorder
+from components.training import run
 from components.training.run import Run, _code, code_hash, open_run
 
 CODE = _code
@@ -95,6 +99,7 @@ def test_the_course_of_a_run_stays_the_one_it_began_with() -> None:
         ({"optimizer": "adamw"}, 'pretrain.optimizer "muon" -> "adamw"'),
         ({"hidden_size": 512}, "pretrain.hidden_size 256 -> 512"),
         ({"ema_decay": 0.9}, "pretrain.ema_decay 0.0 -> 0.9"),
+        ({"checkpoints": {"keep_best": True}}, "pretrain.checkpoints.keep_best null -> true"),
     ],
 )
 def test_another_outcome_is_another_run(capsys: pytest.CaptureFixture[str], change: dict[str, Any], told: str) -> None:
@@ -106,10 +111,21 @@ def test_another_outcome_is_another_run(capsys: pytest.CaptureFixture[str], chan
     assert told in out
     assert "a new run starts beside it" in out
     assert work.exists()
+    refusing = {**change, "checkpoints": {**change.get("checkpoints", {}), "other": "refuse"}}
     with pytest.raises(InkwellError) as refused:
-        _open(**change, checkpoints={"other": "refuse"})
+        _open(**refusing)
     assert told in str(refused.value)
     assert str(work) in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["validation_every", "validation_documents"])
+def test_what_chooses_the_best_weights_is_part_of_a_run_that_keeps_them(
+    capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    keeping: dict[str, Any] = {"checkpoints": {"keep_best": True}}
+    work = _unfinished(**keeping)
+    assert _open(**keeping, **{name: 7}).work != work
+    assert f"pretrain.{name}" in capsys.readouterr().out
 
 
 def test_other_data_and_another_seed_are_other_runs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,11 +157,41 @@ def test_comments_and_docstrings_are_no_code() -> None:
 
 
 def test_all_modules_that_decide_about_weights_are_part_of_the_identity() -> None:
-    known = CODE("pretrain")
-    assert {"training/module.py", "training/muon.py", "pretrain/stage.py", "architectures.py", "packed.py"} <= set(
-        known
-    )
+    known = set(CODE("pretrain"))
+    assert {"training/module.py", "training/muon.py", "pretrain/data.py", "corpus/packed.py"} <= known
+    assert "model/architectures.py" in known
     assert not [name for name in known if name.startswith("sft/")]
+    assert {"sft/data.py", "sft/lora.py"} <= set(CODE("sft"))
+
+
+# They show, measure, plan, start and keep; a run goes on when they are mended.
+WITHOUT_WEIGHT = {"clock", "dry_run", "loop", "pinned", "rehearsal", "run", "run_log", "tracing", "trial", "watch"}
+
+
+def test_of_every_module_of_training_it_is_said_whether_it_decides_about_weights() -> None:
+    folder = Path(run.__file__).parent
+    names = {file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.py")}
+    names = {name for name in names if not name.endswith("__init__")}
+    deciding = {name.removeprefix("training/") for name in run._CODE if name.startswith("training/")}
+    assert deciding | WITHOUT_WEIGHT == names
+    assert not deciding & WITHOUT_WEIGHT
+
+
+def test_a_module_that_was_moved_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "_CODE", (*run._CODE, "packed"))
+    with pytest.raises(AssertionError, match=r"packed\.py"):
+        CODE("pretrain")
+
+
+def test_a_disk_without_locks_is_told_and_worked_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert _open().work.exists()
+    assert "cannot be locked (No locks available)" in capsys.readouterr().out
 
 
 def test_other_code_is_another_run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

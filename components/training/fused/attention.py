@@ -15,17 +15,6 @@ _HIDDEN = -1e30  # a score that no softmax sees; not -inf, whose differences are
 LONGEST_WRITTEN_OUT = 512  # tokens
 
 
-def visible(numbers: Tensor, window: int | None = None) -> Tensor:
-    """Who sees whom: numbers [B, T] of sequences -> bool [B, 1, T, T], true where a query sees a key.
-
-    A token sees itself and what is before it in its own sequence, `window` tokens in all where one is given.
-    """
-    places_T = torch.arange(numbers.shape[1], device=numbers.device)
-    back_TT = places_T[:, None] - places_T
-    seen_TT = back_TT >= 0 if window is None else (back_TT >= 0) & (back_TT < window)
-    return ((numbers[:, :, None] == numbers[:, None, :]) & seen_TT)[:, None]
-
-
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float, dropout: float) -> Tensor:
     """query [B, H, T, W], key and value [B, K, T, W] (H a multiple of K), mask [B, 1, T, T] -> [B, H, T, W]."""
     groups = query.shape[1] // key.shape[1]

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from components.training.fused.attention import attend, visible
+from components.model.forward import visible
+from components.training.fused.attention import attend
 from components.training.fused.loss import chunk_loss, linear_cross_entropy
 from components.training.fused.weights import PackedWeight
 
@@ -86,8 +87,8 @@ class FusedDecoder:
         self._last_norm = decoder.norm.weight
         self._head = PackedWeight([model.get_output_embeddings().weight], dtype)
         self._rotary = decoder.rotary_emb
-        self._angles: dict[int, tuple[Tensor, Tensor]] = {}
-        self._versions: list[int] | None = None
+        self._angles: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
+        self._state: tuple[torch.device, list[int]] | None = None  # of the weights that were copied last
         self._parameters = list(model.parameters())
         self._block = torch.compile(self._compute_block) if compile else self._compute_block
         self._finish = torch.compile(self._compute_finish) if compile else self._compute_finish
@@ -113,7 +114,7 @@ class FusedDecoder:
 
     def weights_changed(self) -> None:
         """See `Computation`."""
-        self._versions = None
+        self._state = None
 
     def loss_sum(self, inputs: Tensor, targets: Tensor, numbers: Tensor) -> Tensor:
         """See `Computation`."""
@@ -143,23 +144,27 @@ class FusedDecoder:
         return linear_cross_entropy(last_ND, self._head(), targets.reshape(-1), self._chunk)
 
     def _refresh(self) -> None:
-        """Copy the weights where they have changed; every change in place counts a tensor's version up."""
-        versions = [parameter._version for parameter in self._parameters]
-        if versions != self._versions:
+        """Copy the weights where they have changed; every change in place counts a tensor's version up.
+
+        Moving a model to another device does not: the device is looked at as well.
+        """
+        state = (self._embedding.device, [parameter._version for parameter in self._parameters])
+        if state != self._state:
             for packed in (*(weight for layer in self._layers for weight in layer), self._head):
                 packed.refresh()
-            self._versions = versions
+            self._state = state
 
     def _rotation(self, length: int) -> tuple[Tensor, Tensor]:
         """Cosine and sine of every position's angles, each [T, 1, W / 2]."""
-        if length not in self._angles:
-            device = self._embedding.device
+        device = self._embedding.device
+        place = (length, device)
+        if place not in self._angles:
             positions = torch.arange(length, device=device)[None]
             with torch.no_grad():
                 cosine, sine = self._rotary(torch.zeros((), device=device), positions)
             half = self.width // 2
-            self._angles[length] = (cosine[0, :, None, :half].contiguous(), sine[0, :, None, :half].contiguous())
-        return self._angles[length]
+            self._angles[place] = (cosine[0, :, None, :half].contiguous(), sine[0, :, None, :half].contiguous())
+        return self._angles[place]
 
     def _compute_block(
         self,

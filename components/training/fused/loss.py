@@ -41,6 +41,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         rows = max(1, _CHUNK_LOGITS // head.shape[0])
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         hidden_gradient = torch.empty_like(hidden)
+        # summed in float32: in bfloat16 every sum would be rounded, and the error grow with the number of chunks
         head_gradient = None
         for start in range(0, hidden.shape[0], rows):
             part = hidden[start : start + rows]
@@ -49,15 +50,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
             hidden_gradient[start : start + rows] = gradient @ head
             if head_gradient is None:
                 head_gradient = gradient.mT @ part
+            elif head.dtype == torch.float32:
+                head_gradient.addmm_(gradient.mT, part)
             else:
-                head_gradient = torch.addmm(head_gradient, gradient.mT, part)
+                head_gradient = head_gradient.float().add_(gradient.mT @ part)
         ctx.save_for_backward(hidden_gradient, head_gradient)
         return total
 
     @staticmethod
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         hidden_gradient, head_gradient = ctx.saved_tensors
-        return hidden_gradient * scale, head_gradient * scale, None, None
+        cast = torch.empty_like(head_gradient, dtype=hidden_gradient.dtype)
+        return hidden_gradient * scale, torch.mul(head_gradient, scale, out=cast), None, None
 
 
 def linear_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor, chunk: Chunk = chunk_loss) -> Tensor:

@@ -27,17 +27,25 @@ class _Through(torch.autograd.Function):
 
 
 class PackedWeight:
-    """Copies of matrices [rows_i, columns] below each other, [sum of rows, columns], in a lower precision."""
+    """Copies of matrices [rows_i, columns] below each other, [sum of rows, columns], in a lower precision.
+
+    They lie where the weights lie: a model that was moved to another device gets new ones there.
+    """
 
     def __init__(self, weights: Sequence[nn.Parameter], dtype: torch.dtype) -> None:
-        self.weights = list(weights)
-        rows = sum(weight.shape[0] for weight in self.weights)
+        self.weights, self.dtype = list(weights), dtype
+        self._allocate()
+
+    def _allocate(self) -> None:
+        rows = [weight.shape[0] for weight in self.weights]
         first = self.weights[0]
-        self.packed = torch.empty(rows, first.shape[1], dtype=dtype, device=first.device)
-        self._views = list(self.packed.split([weight.shape[0] for weight in self.weights]))
+        self.packed = torch.empty(sum(rows), first.shape[1], dtype=self.dtype, device=first.device)
+        self._views = list(self.packed.split(rows))
 
     def refresh(self) -> None:
-        """Copy the weights as they are now."""
+        """Copy the weights as they are now, where they are now."""
+        if self.packed.device != self.weights[0].device:
+            self._allocate()
         with torch.no_grad():
             torch._foreach_copy_(self._views, self.weights)
 
