@@ -18,6 +18,7 @@ import torch
 from torch.nn import functional
 
 from components.configuration import Machine, Pretrain
+from components.configuration.training import Dial
 from components.corpus.packed import TokenShards
 from components.launch.processes import here
 from components.machine.hardware import choose_device
@@ -25,6 +26,7 @@ from components.model.architectures import build
 from components.model.folders import load_tokenizer
 from components.pretrain.beginning import begin
 from components.pretrain.data import CorpusSequences
+from components.pretrain.probe import bare_step
 from components.training.distributed import open_world
 from components.training.order import IGNORED
 from components.training.recipe import Training, prepare
@@ -36,7 +38,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def opened(parameters: Pretrain, machine: Machine, workspace: Path, seed: int = 1) -> Iterator[Training]:
-    """What `pretrain` trains with in `workspace`: a fresh model of the shape in `parameters`, calibrated as for a long run."""
+    """What `pretrain` trains with in `workspace`: a fresh model of the shape in `parameters`, calibrated as for a long run.
+
+    The shape is what is measured: a dial would set another one, and weights to go on from have their own.
+    """
+    parameters = parameters.model_copy(update={"dial": Dial(), "initial": None})
     train, tokenizer = TokenShards(workspace / "data" / "tokens", "train"), workspace / "models" / "tokenizer"
     with (
         tempfile.TemporaryDirectory() as work,
@@ -70,25 +76,10 @@ class Bare:
 
     def step(self) -> int:
         """One optimizer step; returns the tokens that the model read, padding left out."""
-        training = self.training
-        inputs_ABT, targets_ABT, numbers_ABT = next(self.batches)
-        counted = max(1, int((targets_ABT != IGNORED).sum()))
-        total = torch.zeros(())
-        parts = training.recipe.micro_batch_parts
-        for micro_batch in zip(inputs_ABT, targets_ABT, numbers_ABT, strict=True):
-            for inputs_BT, targets_BT, numbers_BT in zip(*(one.chunk(parts) for one in micro_batch), strict=True):
-                loss = training.computation.loss_sum(inputs_BT, targets_BT, numbers_BT) / counted
-                loss.backward()
-                total += loss.detach()
-        float(total)  # a loop that never reads its loss is nobody's
-        torch.nn.utils.clip_grad_norm_(training.model.parameters(), training.recipe.gradient_clip)
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        training.computation.weights_changed()
-        return int(
-            (inputs_ABT != 0).sum()
-        )  # 0 is the unknown token, which byte fallback never needs: here it is padding
+        batch = next(self.batches)
+        bare_step(self.training, self.optimizers, batch)
+        # 0 is the unknown token, which byte fallback never needs: here it is padding
+        return int((batch[0] != 0).sum())
 
     def timed(self, steps: int) -> tuple[float, int]:
         """(seconds, tokens) of so many steps."""

@@ -3,7 +3,8 @@
 In turns: a bare loop, and `components.training.loop.fit` (Lightning, the watch for anomalies and stalls, progress, the curve,
 live figures to MLflow) over the same computation, optimizers and rows. Time is counted from the end of one step to the
 end of a later one, so starting and ending are on neither side. A checkpoint is then timed by itself and counted as often as its
-default interval asks for. The last line of output is one JSON object.
+default interval asks for. Shape and batch are those that params.yaml writes, whatever a dial in it would make of them. The last
+line of output is one JSON object.
 """
 
 from __future__ import annotations

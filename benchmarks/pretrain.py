@@ -8,6 +8,7 @@
 
 Everything is trained on data/tokens and models/tokenizer of --workspace (`make run` writes them). Run it on a quiet machine.
 Finished parts are kept in .inkwell/benchmarks/pretrain/: stopped and started again, it goes on with the part that it was at.
+They count for the parameters and the code that they were measured with; the others' of the race only for their own code.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.parts import Parts
+from benchmarks.parts import Parts, digest
 from benchmarks.sizes import COMPUTED, SCALED
 from components.errors import InkwellError
 
@@ -34,6 +35,12 @@ PEERS = ("transformers", "litgpt")
 CACHES = ("cold", "warm")
 SLIDES = 39_500  # characters a second: 30 M parameters, 82 M GPT-2 tokens of 2.16 a character, 16 minutes on an A10G
 _SIXTEEN = 16.0
+# what Inkwell's figures depend on: what trains, and what measures it
+_CODE = (
+    *(f"components/{name}" for name in ("corpus", "machine", "model", "pretrain", "training", "scaling.py")),
+    *(f"benchmarks/{name}.py" for name in ("compute_rate", "engine", "loop_overhead", "pretrain", "race", "sizes")),
+    *(f"benchmarks/peers/{name}.py" for name in ("inkwell", "timing")),
+)
 _RESULTS = Path(".inkwell") / "benchmarks" / "pretrain"
 
 
@@ -57,7 +64,8 @@ class Benchmark:
             "minutes": f"{arguments.minutes:g}",
             "plan": arguments.plan,
         }
-        self.parts = Parts(results, setting, arguments.fresh)
+        written = (self.workspace / "params.yaml").read_text(encoding="utf-8")
+        self.parts = Parts(results, setting, digest(_CODE, written, sorted(arguments.set)), arguments.fresh)
         self.inkwell: Inkwell = Inkwell(self.workspace, results / "caches", arguments.plan, tuple(arguments.set))
         self.environment = results / "litgpt-environment"
 
@@ -75,7 +83,9 @@ class Benchmark:
             self._block(),
             CACHES if self.arguments.cache == "both" else (self.arguments.cache,),
             self.arguments.full,
+            repeats=self.arguments.seeds,
         )
+        race.check()
         planned = plan(race)
         for what, minutes in [*planned, ("in all", sum(minutes for _, minutes in planned))]:
             print(f"  planned: {what}, {minutes:.0f} min", flush=True)
@@ -97,9 +107,8 @@ class Benchmark:
         return found
 
     def _compute_rate(self, size: str) -> dict[str, float]:
-        rounds = str(self.arguments.rounds)
-        command = ("--size", size, "--rounds", rounds, *self._briefly())
-        row = self.parts.done(f"compute-{size}", lambda: self._process("compute_rate", *command))
+        command = ("--size", size, "--rounds", str(self.arguments.rounds), *self._briefly())
+        row = self._measured("compute", "compute_rate", *command)
         named = {
             "fraction": "gemm_fraction",
             "fraction_causal": "gemm_fraction_causal",
@@ -132,20 +141,26 @@ class Benchmark:
 
     def _minutes(self, minutes: float) -> dict[str, Any]:
         """A run of the default in so many minutes of wall time, with a warm cache."""
-        seconds, limit = 60 * minutes, 180 * minutes + 600
+        from benchmarks.race import in_time
+
+        whole, limit = 60 * minutes, 180 * minutes + 600
         folder = self.parts.folder / "runs" / "sixteen"
         for _ in range(2):  # the first fills the cache, the second tells what starting costs then
-            start = self.inkwell.start(folder, 0.05 * seconds, cold=False, limit=limit)
-        self.inkwell.fill(folder, self.inkwell.length(seconds, start), limit)
-        done = self.inkwell.train(folder, seconds, start, cold=False, limit=limit)
-        print(f"  {done.bits:.4f} bits a character after {done.trained:.0f} s", flush=True)
-        return done.figures()
+            start = self.inkwell.start(folder, 0.05 * whole, cold=False, limit=limit)
+
+        def train(seconds: float) -> dict[str, Any]:
+            self.inkwell.fill(folder, self.inkwell.length(seconds, start), limit)
+            done = self.inkwell.train(folder, seconds, start, cold=False, limit=limit)
+            print(f"  {done.bits:.4f} bits a character after {done.trained:.0f} s", flush=True)
+            return done.figures()
+
+        return in_time(whole, train)
 
     def overhead(self) -> dict[str, float]:
         """Share of a step's time that the loop adds."""
         more = ("--size", self.arguments.size) if self.arguments.size else ()
         rounds = ("--rounds", str(max(1, self.arguments.rounds)), "--steps", str(self.arguments.steps))
-        return self.parts.done("overhead", lambda: self._process("loop_overhead", *rounds, *more))
+        return self._measured("overhead", "loop_overhead", *rounds, *more)
 
     def scaling(self) -> dict[str, float]:
         """Speed and memory by size, one process a size."""
@@ -177,11 +192,16 @@ class Benchmark:
 
     def _scaling_row(self, size: str) -> dict[str, Any]:
         command = ("--size", size, "--rounds", str(min(5, self.arguments.rounds)), "--no-eager", *self._briefly())
-        return self.parts.done(f"scaling-{size}", lambda: self._process("compute_rate", *command))
+        return self._measured("scaling", "compute_rate", *command)
 
     def _briefly(self) -> tuple[str, ...]:
         """One size only is a try, not a measurement."""
         return ("--seconds", "0.5") if self.arguments.size else ()
+
+    def _measured(self, part: str, module: str, *arguments: str) -> dict[str, Any]:
+        """A part by a process; its name says sizes, rounds and steps, so that a try is never taken for the measurement."""
+        name = "-".join([part, *(argument.removeprefix("--") for argument in arguments)])
+        return self.parts.done(name, lambda: self._process(module, *arguments))
 
     def _process(self, module: str, *arguments: str) -> dict[str, Any]:
         """A measurement in a process of its own; what it says is shown, its last line is its result."""
@@ -200,9 +220,7 @@ class Benchmark:
         return dict(json.loads(said(command, work, variables, show=True)))
 
     def _block(self) -> int:
-        from components.configuration import load
-
-        return load(self.workspace / "params.yaml", list(self.arguments.set)).pretrain.block
+        return self.inkwell.configuration().pretrain.block
 
     def _peers(self) -> list[Peer]:
         from benchmarks.peers.litgpt_peer import LitGPT
@@ -241,7 +259,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         default="dial",
         help="race, sixteen: how Inkwell is told its time: the dial's minutes, or steps of the shape in params.yaml",
     )
-    parser.add_argument("--full", action="store_true", help="race: every learning rate gets the whole time")
+    parser.add_argument("--full", action="store_true", help="race: every learning rate and batch gets the whole time")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=1,
+        help="race: seeds of Inkwell's run over the whole time and of the best other's, for the spread (default: 1)",
+    )
     parser.add_argument(
         "--cache", choices=(*CACHES, "both"), default="both", help="race: compile caches to run with (default: both)"
     )
@@ -265,8 +289,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     found: dict[str, float] = {}
     try:
-        if arguments.minutes <= 0 or arguments.rounds < 1 or arguments.steps < 3:
-            raise InkwellError("--minutes must be above 0, --rounds at least 1, --steps at least 3.")
+        if arguments.minutes <= 0 or arguments.rounds < 1 or arguments.steps < 3 or arguments.seeds < 1:
+            raise InkwellError("--minutes must be above 0, --rounds and --seeds at least 1, --steps at least 3.")
+        if arguments.seeds % 2 == 0:
+            raise InkwellError(f"--seeds {arguments.seeds}: take an odd number, so that one run is the median.")
         benchmark = Benchmark(arguments)
         print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; results in {benchmark.parts.folder}", flush=True)
         for part in arguments.only:

@@ -1,9 +1,9 @@
 """The race of `benchmarks.pretrain`: equal wall time for Inkwell, the transformers Trainer and litgpt, and time to target.
 
 Everyone gets the same tokens, cores, allocator settings and as many parameters as Inkwell's default has. The clock starts
-with the command: imports and compiling are on it, saving and scoring after the last step are not. A schedule that ends too
-early or too late would not be honest, so each run's length is planned: the others' from a short trial of their speed,
-Inkwell's from a short run of its own.
+with the command: imports and compiling are on it, saving and scoring after the last step are not (Inkwell's own validation
+at its last step is). A schedule that ends too early or too late would not be honest, so each run's length is planned: the
+others' from a short trial of their speed, Inkwell's from a short run of its own.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
-from benchmarks.parts import Parts
-from benchmarks.peers.contender import Peer, Run, Shape, scored
+from benchmarks.parts import ROOT, Parts, digest
+from benchmarks.peers.contender import COMPARABLE, Peer, Run, Shape, scored
 from benchmarks.peers.inkwell import Inkwell, Start
 from benchmarks.peers.timing import Timed, allocator, compile_cache, steps_within, timed
 from components.errors import InkwellError
@@ -24,7 +25,8 @@ Curves = dict[str, list[tuple[float, float]]]
 
 BUDGETS = (0.025, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5)  # shares of the best peer's time, tried from 0.1 on
 _FIRST = BUDGETS.index(0.1)
-TRIAL = 0.2  # share of the time in which learning rates are compared
+TRIAL = 0.2  # share of the time in which learning rates and batches are compared
+BEYOND = 3.0  # times or over the best rate, where that is the largest or smallest of those that were tried
 _START = 0.05  # share of the time of the run that tells how long Inkwell takes to start
 _PROBE_STEPS = 24
 _SNAPSHOTS = 8
@@ -36,7 +38,11 @@ _OVERRUN = 1.02  # a run of Inkwell that took longer than this share of the time
 
 @dataclass(frozen=True)
 class Race:
-    """What everyone gets: `seconds` of wall time on the corpus of `workspace`; rows of `block` tokens."""
+    """What everyone gets: `seconds` of wall time on the corpus of `workspace`; rows of `block` tokens.
+
+    `parts` are of Inkwell's runs; those of the others lie beside, in a folder that does not depend on Inkwell's code.
+    repeats: seeds of Inkwell's run over the whole time and of the best other's. seeds: that have to reach the target.
+    """
 
     workspace: Path
     parts: Parts
@@ -47,6 +53,7 @@ class Race:
     caches: tuple[str, ...] = ("cold", "warm")
     full: bool = False
     seeds: tuple[int, ...] = (1, 2, 3)
+    repeats: int = 1
 
     @property
     def limit(self) -> float:
@@ -54,34 +61,43 @@ class Race:
         return 3 * self.seconds + 600
 
     def run(self) -> tuple[dict[str, float], Curves]:
-        """All of it: figures by flat names, and bits per character over wall seconds by contender and cache."""
+        """All of it: figures by flat names, and bits per character over wall seconds by contender and cache.
+
+        Raises InkwellError where the others have no model like Inkwell's.
+        """
+        self.check()
         found: dict[str, float] = {}
         curves: Curves = {}
         for cache in self.caches:
-            ours = self._ours(cache)
+            runs = [self._ours(cache, number) for number in range(self.repeats)]
+            ours = _middle(runs)
             suffix = _suffix(cache)
             found |= {
-                f"bpc_inkwell{suffix}": ours["bits"],
-                f"seconds_inkwell{suffix}": ours["trained"],
+                **_ends("inkwell", suffix, runs),
                 f"seconds_inkwell_command{suffix}": ours["seconds"],
                 f"tokens_inkwell{suffix}": ours["metrics"]["tokens"],
             }
             found["parameters_inkwell"] = ours["metrics"]["parameters"]
             curves[f"Inkwell, {cache} cache"] = ours["curve"]
-        shape = Shape.of(ours["model"])
-        for peer in self.peers:
-            theirs = _Side(self, peer, shape)
+        if self.peers:
+            shape = Shape.of(ours["model"])
+            parts = self._peers_parts(shape)
+            sides = {peer.name: _Side(self, peer, shape, parts) for peer in self.peers}
             for cache in self.caches:
-                best = theirs.best(cache)
-                suffix = _suffix(cache)
-                found |= {
-                    f"bpc_{peer.name}{suffix}": best["bits"],
-                    f"seconds_{peer.name}{suffix}": best["trained"],
-                    f"tokens_{peer.name}{suffix}": best["tokens"],
-                    f"rate_{peer.name}{suffix}": best["rate"],
-                    f"compiled_{peer.name}{suffix}": float(best["mode"] == "compiled"),
-                }
-                curves[f"{peer.name}, {cache} cache"] = best["curve"]
+                runs_of = {name: [side.best(cache)] for name, side in sides.items()}
+                best = min(runs_of.values(), key=lambda theirs: float(theirs[0]["bits"]))
+                for seed in range(2, 1 + self.repeats):
+                    best.append(sides[best[0]["peer"]].again(cache, best[0], seed))
+                for name, theirs in runs_of.items():
+                    suffix, shown = _suffix(cache), _middle(theirs)
+                    found |= {
+                        **_ends(name, suffix, theirs),
+                        f"tokens_{name}{suffix}": shown["tokens"],
+                        f"rate_{name}{suffix}": shown["rate"],
+                        f"batch_{name}{suffix}": shown["batch"],
+                        f"compiled_{name}{suffix}": float(shown["mode"] == "compiled"),
+                    }
+                    curves[f"{name}, {cache} cache"] = shown["curve"]
         for cache in self.caches:
             found |= self._targets(cache, found)
             shorter = [self.parts.read(name) for name in self.parts.names(f"target-{cache}-*")]
@@ -89,6 +105,34 @@ class Race:
                 ends = sorted((float(run["trained"]), float(run["bits"])) for run in shorter)
                 curves[f"Inkwell planned for less time, {cache} cache"] = ends
         return found, curves
+
+    def check(self) -> None:
+        """Raise InkwellError where the others could not train a model like Inkwell's."""
+        if not self.peers:
+            return
+        pretrain = self.inkwell.configuration().pretrain
+        if pretrain.initial or pretrain.architecture not in COMPARABLE:
+            what = f"initial = {pretrain.initial}" if pretrain.initial else f"architecture = {pretrain.architecture}"
+            raise InkwellError(
+                f'pretrain.{what}: the others of the race train a Llama from nothing; leave them out (--peers ""), or set '
+                f"pretrain.initial=null and pretrain.architecture to {', '.join(COMPARABLE[:-1])} or {COMPARABLE[-1]}."
+            )
+
+    def _peers_parts(self, shape: Shape) -> Parts:
+        """The others' runs depend on text, shape, time and their own code, and stay what they are when Inkwell changes."""
+        from components.corpus.packed import TokenShards
+
+        corpus = TokenShards(self.workspace / "data" / "tokens", "train").fingerprint[:8]
+        setting = {
+            "peers": corpus,
+            "shape": shape.digest(self.block),
+            "minutes": f"{self.seconds / 60:g}",
+        }
+        folder = ROOT / "benchmarks" / "peers"
+        code = [f"benchmarks/peers/{path.name}" for path in folder.iterdir() if path.is_file()]
+        code.remove("benchmarks/peers/inkwell.py")
+        # everyone is scored by the same code
+        return Parts(self.parts.root, setting, digest([*code, "components/model/scoring.py"]), self.parts.fresh)
 
     def _start(self, cache: str) -> Start:
         """What Inkwell needs beside its training; with a warm cache only after a run that has filled it."""
@@ -113,22 +157,14 @@ class Race:
         if self.inkwell.by == "dial":
             self.parts.done(f"fill-{seconds:.0f}", work)
 
-    def _ours(self, cache: str) -> dict[str, Any]:
-        """Inkwell's default over the whole time."""
-
-        def work() -> dict[str, Any]:
-            seconds = self.seconds * _MARGIN
-            folder = self.parts.folder / "runs" / f"inkwell-{cache}"
-            done = self._train(folder, seconds, cache)
-            for _ in range(2):
-                if done["trained"] <= self.seconds * _OVERRUN:
-                    break
-                print(f"  it took {done['trained']:.0f} s of {self.seconds:.0f}: again, with less", flush=True)
-                seconds = max(0.1 * self.seconds, seconds - (done["trained"] - self.seconds * _MARGIN))
-                done = self._train(folder, seconds, cache)
-            return done
-
-        return self.parts.done(f"inkwell-{cache}", work)
+    def _ours(self, cache: str, number: int) -> dict[str, Any]:
+        """Inkwell's default over the whole time; with the parameters' own seed, then with the next ones."""
+        name = f"inkwell-{cache}" + (f"-{number}" if number else "")
+        folder = self.parts.folder / "runs" / name
+        seed = self.inkwell.configuration().seed + number if number else None
+        return self.parts.done(
+            name, lambda: in_time(self.seconds, lambda seconds: self._train(folder, seconds, cache, seed))
+        )
 
     def _train(self, folder: Path, seconds: float, cache: str, seed: int | None = None) -> dict[str, Any]:
         start = self._start(cache)
@@ -186,6 +222,60 @@ class Race:
         }
 
 
+def in_time(seconds: float, train: Callable[[float], dict[str, Any]]) -> dict[str, Any]:
+    """A run of Inkwell in `seconds` of wall time: `train` is told what to plan for, and again, with less, where it took longer."""
+    planned = seconds * _MARGIN
+    done = train(planned)
+    for _ in range(2):
+        if done["trained"] <= seconds * _OVERRUN:
+            break
+        print(f"  it took {done['trained']:.0f} s of {seconds:.0f}: again, with less", flush=True)
+        planned = max(0.1 * seconds, planned - (done["trained"] - seconds * _MARGIN))
+        done = train(planned)
+    return done
+
+
+def tuned(
+    rates: Sequence[float], batches: Sequence[int], bits: Callable[[float, int], float]
+) -> tuple[float, int, dict[tuple[float, int], float]]:
+    """(rate, batch) of the fewest `bits`: rates at the middle batch first, then the other batches at the best rate.
+
+    Where the best rate is the smallest or the largest that was tried, one beyond it is tried too. Also what was tried.
+    """
+    found: dict[tuple[float, int], float] = {}
+
+    def best(among: Sequence[tuple[float, int]]) -> tuple[float, int]:
+        for rate, batch in among:
+            if (rate, batch) not in found:
+                value = bits(rate, batch)
+                found[rate, batch] = value if isfinite(value) else inf  # it diverged
+        return min(among, key=lambda pair: found[pair])
+
+    middle = batches[len(batches) // 2]
+    tried = [(rate, middle) for rate in sorted(rates)]
+    rate, _ = best(tried)
+    if len(rates) > 1 and rate in (min(rates), max(rates)):
+        beyond = float(f"{rate * BEYOND if rate == max(rates) else rate / BEYOND:.3g}")
+        rate, _ = best([*tried, (beyond, middle)])
+    rate, batch = best([(rate, batch) for batch in batches])
+    return rate, batch, found
+
+
+def _middle(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The median run; of an even number the worse of the two in the middle."""
+    return sorted(runs, key=lambda run: float(run["bits"]))[len(runs) // 2]
+
+
+def _ends(name: str, suffix: str, runs: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Bits and seconds of the median run; of several also the least and the most bits."""
+    shown = _middle(runs)
+    found = {f"bpc_{name}{suffix}": float(shown["bits"]), f"seconds_{name}{suffix}": float(shown["trained"])}
+    if len(runs) > 1:
+        values = [float(run["bits"]) for run in runs]
+        found |= {f"bpc_{name}_min{suffix}": min(values), f"bpc_{name}_max{suffix}": max(values)}
+    return found
+
+
 def smallest(reaches: Callable[[float], bool], holds: Callable[[float], bool]) -> float | None:
     """The smallest budget that reaches the target, looked for from a tenth on: down while it `reaches`, else up.
 
@@ -207,41 +297,48 @@ class _Side:
     race: Race
     peer: Peer
     shape: Shape
-
-    @property
-    def _folder(self) -> Path:
-        return self.race.parts.folder / "runs" / self.peer.name
+    parts: Parts
 
     def best(self, cache: str) -> dict[str, Any]:
-        """Its best run over the whole time, with a cache that is cold or warm."""
-        self.peer.install(self._folder)
-        if self.race.full:
-            runs = [self._whole(cache, rate) for rate in self.peer.rates]
-            return min(runs, key=lambda run: float(run["bits"]))
-        return self._whole(cache, self._rate())
+        """Its run over the whole time with its best settings, with a cache that is cold or warm.
 
-    def _rate(self) -> float:
-        """The best of three at a fifth of the time each, each with a schedule that ends there."""
-        bits = {rate: float(self._trial(rate)["bits"]) for rate in self.peer.rates}
-        best = min(bits, key=lambda rate: bits[rate])
-        print(f"  {self.peer.name}: learning rate {best} is the best of {bits}", flush=True)
-        return best
+        The settings are the best of trials of a fifth of the time, each with a schedule that ends there; where the race
+        is `full`, of runs over the whole time.
+        """
+        self.peer.install(self._folder(self.peer.name))
 
-    def _trial(self, rate: float) -> dict[str, Any]:
+        def bits(rate: float, batch: int) -> float:
+            run = self._whole(cache, rate, batch) if self.race.full else self._trial(rate, batch)
+            return float(run["bits"])
+
+        rate, batch, tried = tuned(self.peer.rates, self.peer.batches, bits)
+        told = ", ".join(f"{value:.4f} ({at:g}, {rows} rows)" for (at, rows), value in tried.items())
+        print(f"  {self.peer.name}: a rate of {rate:g} with {batch} rows is the best of {told}", flush=True)
+        return self._whole(cache, rate, batch)
+
+    def again(self, cache: str, run: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        """The same run over the whole time with another seed."""
+        return self._whole(cache, run["rate"], run["batch"], seed)
+
+    def _folder(self, name: str) -> Path:
+        return self.parts.folder / "runs" / name
+
+    def _trial(self, rate: float, batch: int) -> dict[str, Any]:
         seconds = self.race.seconds * TRIAL
-        name, mode = f"{self.peer.name}-rate-{rate}", self._mode("warm", seconds)
-        return self.race.parts.done(name, lambda: self._train(name, rate, mode, "warm", seconds, 1))
+        name, mode = f"{self.peer.name}-trial-{rate:g}-{batch}", self._mode("warm", batch, seconds)
+        return self.parts.done(name, lambda: self._train(name, rate, batch, mode, "warm", seconds, 1))
 
-    def _whole(self, cache: str, rate: float) -> dict[str, Any]:
-        mode = self._mode(cache, self.race.seconds)
-        name = f"{self.peer.name}-{cache}-{rate}"
-        return self.race.parts.done(
-            name, lambda: self._train(name, rate, mode, cache, self.race.seconds * _MARGIN, _SNAPSHOTS)
-        )
+    def _whole(self, cache: str, rate: float, batch: int, seed: int = 1) -> dict[str, Any]:
+        mode = self._mode(cache, batch, self.race.seconds)
+        name = f"{self.peer.name}-{cache}-{rate:g}-{batch}" + (f"-seed-{seed}" if seed > 1 else "")
+        seconds = self.race.seconds * _MARGIN
+        return self.parts.done(name, lambda: self._train(name, rate, batch, mode, cache, seconds, _SNAPSHOTS, seed))
 
-    def _train(self, name: str, rate: float, mode: str, cache: str, seconds: float, saves: int) -> dict[str, Any]:
-        steps = steps_within(self._probe(mode, cache), seconds)
-        run = self._run(self.race.parts.folder / "runs" / name, rate, steps, saves)
+    def _train(
+        self, name: str, rate: float, batch: int, mode: str, cache: str, seconds: float, saves: int, seed: int = 1
+    ) -> dict[str, Any]:
+        steps = steps_within(self._probe(mode, batch, cache), seconds)
+        run = self._run(self._folder(name), rate, batch, steps, saves, seed)
         found = self._timed(run, mode, cache, fresh=cache == "cold")
         kept = self.peer.weights(run)
         assert kept[-1][0] == steps, f"{self.peer.name} kept no weights of its last step"
@@ -255,17 +352,19 @@ class _Side:
             if file.is_file() and file.stat().st_size > _LARGE:
                 file.unlink()  # weights that have been scored
         print(
-            f"  {self.peer.name} ({mode}, {cache} cache, rate {rate}): {bits:.4f} bits a character after {steps} steps in "
-            f"{found.trained:.1f} s",
+            f"  {self.peer.name} ({mode}, {cache} cache, rate {rate:g}, {batch} rows): {bits:.4f} bits a character after "
+            f"{steps} steps in {found.trained:.1f} s",
             flush=True,
         )
         return {
+            "peer": self.peer.name,
             "bits": bits,
             "trained": found.trained,
             "seconds": found.seconds,
             "steps": steps,
             "tokens": steps * run.batch * run.block,
             "rate": rate,
+            "batch": batch,
             "mode": mode,
             "curve": curve,
         }
@@ -274,35 +373,37 @@ class _Side:
         tokens = str(self.race.workspace / "data" / "tokens")
         return scored(folder, {"tokens": tokens, "documents": documents, "block": self.race.block, "models": models})
 
-    def _mode(self, cache: str, seconds: float) -> str:
+    def _mode(self, cache: str, batch: int, seconds: float) -> str:
         """The mode in which most steps fit into the time."""
-        probes = {mode: self._probe(mode, cache) for mode in self.peer.modes}
+        probes = {mode: self._probe(mode, batch, cache) for mode in self.peer.modes}
         return max(probes, key=lambda mode: steps_within(probes[mode], seconds))
 
-    def _probe(self, mode: str, cache: str) -> Timed:
+    def _probe(self, mode: str, batch: int, cache: str) -> Timed:
         """A few steps that tell how long starting and a step take. Not counted, and planned with, no more."""
         cached = cache if mode == "compiled" else "warm"  # nothing is cached where nothing is compiled
         fills = mode == "compiled" and cached == "cold"  # and what it compiles is the warm cache of all that follows
         if mode == "compiled" and not fills:
-            self._probe(mode, "cold")
-        name = f"{self.peer.name}-speed-{mode}-{cached}"
+            self._probe(mode, batch, "cold")
+        name = f"{self.peer.name}-speed-{mode}-{batch}-{cached}"
 
         def work() -> dict[str, Any]:
-            run = self._run(self.race.parts.folder / "runs" / name, self.peer.rates[0], _PROBE_STEPS, 1)
+            run = self._run(self._folder(name), self.peer.rates[0], batch, _PROBE_STEPS, 1)
             found = self._timed(run, mode, "warm", fresh=fills)
             print(
-                f"  {self.peer.name} ({mode}, {cached} cache): first step after {found.first:.1f} s, then {found.pace:.3f} s each",
+                f"  {self.peer.name} ({mode}, {cached} cache, {batch} rows): first step after {found.first:.1f} s, then "
+                f"{found.pace:.3f} s each",
                 flush=True,
             )
             return {"seconds": found.seconds, "steps": found.steps}
 
-        kept = self.race.parts.done(name, work)
+        kept = self.parts.done(name, work)
         return Timed(kept["seconds"], [(step, moment) for step, moment in kept["steps"]])
 
     def _timed(self, run: Run, mode: str, cache: str, fresh: bool) -> Timed:
         shutil.rmtree(run.folder, ignore_errors=True)
         command = self.peer.command(run, mode)
-        place = self.race.inkwell.caches / f"{self.peer.name}-{cache}"
+        # what is compiled is for one batch; where several shared a folder, a cold start of one would empty the others' too
+        place = self.parts.folder / "caches" / f"{self.peer.name}-{run.batch}-{cache}"
         variables = allocator() | compile_cache(place, fresh)
         found = timed(command, run.folder, self.race.limit, self.peer.step, variables)
         if not found.steps or found.steps[-1][0] != run.steps:
@@ -311,9 +412,9 @@ class _Side:
             )
         return found
 
-    def _run(self, folder: Path, rate: float, steps: int, saves: int) -> Run:
+    def _run(self, folder: Path, rate: float, batch: int, steps: int, saves: int, seed: int = 1) -> Run:
         tokens = (self.race.workspace / "data" / "tokens").absolute()
-        return Run(folder.absolute(), tokens, self.shape, rate, steps, self.peer.batch, self.race.block, saves)
+        return Run(folder.absolute(), tokens, self.shape, rate, steps, batch, self.race.block, saves, seed)
 
 
 def _suffix(cache: str) -> str:
@@ -324,13 +425,14 @@ def _suffix(cache: str) -> str:
 def plan(race: Race) -> list[tuple[str, float]]:
     """(what, minutes) that the race will take about."""
     minutes, caches = race.seconds / 60, len(race.caches)
-    found = [("Inkwell: what it takes to start, the whole of the time", caches * (1.1 * minutes + 2.0))]
+    found = [("Inkwell: what it takes to start, the whole of the time", caches * (1.1 * race.repeats * minutes + 2.0))]
     for peer in race.peers:
-        rates = len(peer.rates)
-        whole = caches * minutes * (rates if race.full else 1) + (0 if race.full else rates * TRIAL * minutes)
-        found.append(
-            (f"{peer.name}: speed, learning rates, the whole of the time, scoring", whole + 2.0 * len(peer.modes) + 3.0)
-        )
+        trials = len(peer.rates) + len(peer.batches)  # one of them is both, and one may lie beyond an edge
+        whole = caches * minutes * (trials if race.full else 1) + (0 if race.full else trials * TRIAL * minutes)
+        speed = 2.0 * len(peer.modes) * len(peer.batches)
+        found.append((f"{peer.name}: speed, trials, the whole of the time, scoring", whole + speed + 3.0))
+    if race.peers and race.repeats > 1:
+        found.append(("the best of them with other seeds", caches * (race.repeats - 1) * (minutes + 0.5)))
     if race.peers:
         found.append((f"time to target, {len(race.seeds)} seeds", caches * (0.5 * minutes + 4.0)))
     return found

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import isfinite, log
 from pathlib import Path
@@ -22,8 +22,8 @@ from benchmarks.small_runs import SmallRuns
 from benchmarks.width_transfer import shape
 from components.atomic import atomic_file
 from components.errors import InkwellError
-from components.pretrain.transfer import batches, micro_batch, settings
-from components.scaling import PUBLISHED, Law, Run, fitted
+from components.pretrain.transfer import batch_of, batches, micro_batch, settings
+from components.scaling import FRESH_RUNS, PUBLISHED, Law, Run, fitted
 
 LAW = Path(__file__).resolve().parents[1] / "components" / "pretrain" / "law.yaml"
 _HEADER = """\
@@ -62,7 +62,7 @@ def parameters(width: int, layers: int, tokens: int, unique: int, mean_tokens: f
     from components.configuration import Pretrain
 
     form = shape(width, layers)
-    size = max(size for size, fewest in batches(form["block"], unique) if fewest <= tokens)
+    size = batch_of(batches(form["block"], unique), tokens)
     rows = size // form["block"]
     micro = micro_batch(form["block"], rows)
     steps = tokens // size
@@ -75,6 +75,26 @@ def parameters(width: int, layers: int, tokens: int, unique: int, mean_tokens: f
         "steps": steps,
         **{name: value for name, value in values.items() if name not in held},
     }
+
+
+def check(runs: SmallRuns, grid: Sequence[Cell]) -> None:
+    """Raise InkwellError for a grid that no law could be fitted to, before hours are spent on it."""
+    fresh = set()
+    for width, layers, tokens, train_tokens in grid:
+        corpus = runs.shards("train", train_tokens)
+        values = parameters(width, layers, tokens, corpus.tokens, corpus.tokens / len(corpus))
+        if _seen(values) <= corpus.tokens:
+            fresh.add((width, layers, _seen(values)))
+    if len(fresh) < FRESH_RUNS:
+        raise InkwellError(
+            f"{len(fresh)} of these {len(grid)} runs see their text no more than once, and the law's scales are fitted to "
+            f"{FRESH_RUNS} at least: add --cells of other shapes, or of other numbers of tokens that the corpus has."
+        )
+
+
+def _seen(values: Mapping[str, Any]) -> int:
+    """Tokens of a run."""
+    return int(values["steps"] * values["micro_batch"] * values["accumulation"] * values["block"])
 
 
 def train(runs: SmallRuns, grid: Sequence[Cell], seed: int) -> list[Run]:
@@ -90,9 +110,8 @@ def train(runs: SmallRuns, grid: Sequence[Cell], seed: int) -> list[Run]:
         values = parameters(width, layers, tokens, corpus.tokens, corpus.tokens / len(corpus))
         label = f"{width}x{layers}-{tokens}" + (f"-of-{train_tokens}" if train_tokens else "")
         metrics = runs.train(label, values, seed=seed, train_tokens=train_tokens)
-        seen = values["steps"] * values["micro_batch"] * values["accumulation"] * values["block"]
         multiplied = count(Pretrain(**shape(width, layers)), corpus.vocabulary).multiplied
-        found.append(Run(multiplied, seen, corpus.tokens, round(metrics["val_bits_per_char"] * nats, 4)))
+        found.append(Run(multiplied, _seen(values), corpus.tokens, round(metrics["val_bits_per_char"] * nats, 4)))
         print(f"  {label}: {metrics['val_bits_per_char']:.4f} bits a character, {metrics['seconds']:.0f} s", flush=True)
     return found
 
@@ -121,16 +140,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling_law", description=__doc__)
     parser.add_argument("--workspace", type=Path, default=Path(), help="folder with data/tokens (default: here)")
-    parser.add_argument("--cells", nargs="+", metavar="WIDTHxLAYERS-TOKENS", help="other runs than the usual ones")
     parser.add_argument(
-        "--train-tokens", type=int, help="see only so many tokens of the corpus: how repetition is worth less"
+        "--cells",
+        nargs="+",
+        metavar="WIDTHxLAYERS-TOKENS",
+        help="other runs than the usual ones; -TOKENS more: of the corpus that they see",
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--write", action="store_true", help="put the outcome into components/pretrain/law.yaml")
     arguments = parser.parse_args(argv)
     try:
         grid = [_cell(text) for text in arguments.cells] if arguments.cells else GRID
-        runs = train(SmallRuns(arguments.workspace, "scaling-law"), grid, arguments.seed)
+        small = SmallRuns(arguments.workspace, "scaling-law")
+        check(small, grid)
+        runs = train(small, grid, arguments.seed)
     except InkwellError as error:
         print(f"scaling_law: {error}", file=sys.stderr)
         return 2

@@ -133,7 +133,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--widths", type=int, nargs="+", default=[128, 256, 384, 512], help="multiples of 64")
     parser.add_argument("--multipliers", type=float, nargs="+", default=[0.5, 1.0, 2.0], help="of the learning rates")
     parser.add_argument("--layers", type=int, default=4, help="decoder blocks of all models (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=150, help="optimizer steps of 2,048 tokens (default: %(default)s)")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=150,
+        help=f"optimizer steps of {TUNED.batch_tokens:,} tokens (default: %(default)s)",
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the sweep; the next two measure chance")
     parser.add_argument("--control", action="store_true", help="also with the rates of width 256 for every width")
     parser.add_argument("--picture", type=Path, help="SVG to write, for instance docs/width-transfer.svg")

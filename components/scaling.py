@@ -16,6 +16,7 @@ from math import exp, inf, log, pow, sqrt
 
 _MOST_PASSES = 10_000.0  # where a search for too many of them ends
 _RUNS_FOR_EXPONENTS = 6
+FRESH_RUNS = 4  # of one pass or less, at least: three scales are fitted to them
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def fitted(runs: Sequence[Run], shape: Law = PUBLISHED) -> Law:
 
     fresh = [run for run in runs if run.tokens <= run.unique]
     again = [run for run in runs if run.tokens > run.unique]
-    assert len({(run.parameters, run.tokens) for run in fresh}) >= 4, "three scales need at least four runs"
+    assert len({(run.parameters, run.tokens) for run in fresh}) >= FRESH_RUNS, "three scales need at least four runs"
     plain = replace(shape, excess=inf if again else shape.excess, harm=0.0)
 
     def scaled(scales: Sequence[float]) -> Law:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.peers.timing import ROOT, allocator
 from components.errors import InkwellError
 from flows.processes import Command, environment, terminating
+
+COMPARABLE = ("qwen3", "llama", "mistral")  # architectures that have a Llama of the same shape, and as many weights
+# rows of a step: the Trainer's own default, the batch of Inkwell's laptop size, and the one that its dial takes for longer runs
+BATCHES = (8, 16, 32)
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Shape:
 
     @classmethod
     def of(cls, configuration: Mapping[str, Any]) -> Shape:
-        """From the `config.json` of a Qwen3 or Llama."""
+        """From the `config.json` of one of COMPARABLE."""
         return cls(
             configuration["vocab_size"],
             configuration["hidden_size"],
@@ -40,6 +45,10 @@ class Shape:
             configuration["intermediate_size"],
             configuration["tie_word_embeddings"],
         )
+
+    def digest(self, block: int) -> str:
+        """A name for models of this shape on rows of `block` tokens."""
+        return hashlib.sha256(json.dumps([asdict(self), block]).encode()).hexdigest()[:8]
 
     def llama(self, block: int) -> dict[str, Any]:
         """Arguments of LlamaConfig; ids of the special tokens are those of every Inkwell tokenizer."""
@@ -73,6 +82,7 @@ class Run:
     batch: int
     block: int
     saves: int = 1
+    seed: int = 1
 
 
 class Peer(Protocol):
@@ -81,7 +91,7 @@ class Peer(Protocol):
     name: str
     modes: Sequence[str]  # ways to run it of which the fastest is taken
     rates: Sequence[float]  # learning rates of which the best is taken
-    batch: int
+    batches: Sequence[int]  # rows of a step, of which the best is taken
 
     def install(self, folder: Path) -> None:
         """Make it ready; not on the clock."""

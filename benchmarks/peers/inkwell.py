@@ -9,12 +9,17 @@ import sys
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from benchmarks.peers.timing import Timed, compile_cache, marked, timed
 from components.errors import InkwellError
 
-_PERCENT = marked(r"pretrain:\s+(\d+)%")
+if TYPE_CHECKING:
+    from components.configuration import Configuration
+
+_NO_DIAL = ("pretrain.dial.minutes=null", "pretrain.dial.parameters=null")  # it would set another shape and other steps
+# 100 % counts where the bar says in what time: it is drawn from 99.5 % on, and the last step is over only then
+_PERCENT = marked(r"pretrain:\s+(\d{1,2}(?=%)|100(?=% in))")
 _BETWEEN = 0.05  # share of the time that validations and samples take on the way
 _START_STEPS = 40
 
@@ -29,7 +34,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run: wall seconds until its last step and of the whole command, its metrics, its curve by wall seconds.
+    """A finished run: wall seconds until its last step and validation and of the whole command, its metrics, its curve.
 
     `predicted`: tokens that it learnt to predict, padding left out.
     """
@@ -93,11 +98,15 @@ class Inkwell:
         return self._steps(max(2, int(left * (1 - _BETWEEN) / start.pace)))
 
     def _steps(self, steps: int) -> list[str]:
+        written = self.configuration().pretrain
+        warmup = max(1, round(steps * written.warmup_steps / written.steps))
+        return [*_NO_DIAL, f"pretrain.steps={steps}", f"pretrain.warmup_steps={warmup}"]
+
+    def configuration(self) -> Configuration:
+        """Parameters of the workspace, with the settings."""
         from components.configuration import load
 
-        written = load(self.workspace / "params.yaml", list(self.settings)).pretrain
-        warmup = max(1, round(steps * written.warmup_steps / written.steps))
-        return [f"pretrain.steps={steps}", f"pretrain.warmup_steps={warmup}"]
+        return load(self.workspace / "params.yaml", list(self.settings))
 
     def _run(self, folder: Path, length: list[str], cold: bool, limit: float, seed: int | None) -> Trained:
         return _read(folder, timed(self._command(folder, length, seed), folder, limit, _PERCENT, self._variables(cold)))

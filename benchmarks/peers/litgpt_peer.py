@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.peers.contender import Run, said
+from benchmarks.peers.contender import BATCHES, Run, said
 from benchmarks.peers.timing import marked
 from components.errors import InkwellError
 
@@ -29,7 +29,7 @@ class LitGPT:
     name = "litgpt"
     modes: Sequence[str] = ("compiled",)  # its command offers no other
     rates: Sequence[float] = (5e-4, 1e-3, 3e-3)
-    batch = 8
+    batches: Sequence[int] = BATCHES
 
     def __init__(self, environment: Path) -> None:
         self.environment = environment.absolute()
@@ -83,7 +83,7 @@ class LitGPT:
             "precision": "bf16-mixed",
             "data": {
                 "class_path": "benchmarks.peers.litgpt_data.PackedTokens",
-                "init_args": {"tokens": str(run.tokens)},
+                "init_args": {"tokens": str(run.tokens), "seed": run.seed},
             },
             "train": {
                 "save_interval": max(1, run.steps // run.saves),
@@ -103,7 +103,7 @@ class LitGPT:
                 "init_args": {"lr": run.rate, "weight_decay": 0.1, "betas": [0.9, 0.95]},
             },
             "logger_name": "csv",
-            "seed": 1,
+            "seed": run.seed,
         }
         run.folder.mkdir(parents=True, exist_ok=True)
         (run.folder / "settings.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")

@@ -80,7 +80,7 @@ def train(settings: Settings) -> None:
         max_steps=settings.steps,
         learning_rate=settings.rate,
         lr_scheduler_type="cosine",
-        warmup_steps=settings.warmup,  # a share, below 1
+        warmup_steps=settings.warmup,  # below 1 it is a share of the steps (transformers 5.23, TrainingArguments.get_warmup_steps)
         weight_decay=settings.weight_decay,
         adam_beta2=0.95,
         max_grad_norm=1.0,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.contender import Run
+from benchmarks.peers.contender import BATCHES, Run
 from benchmarks.peers.timing import marked
 from benchmarks.peers.trainer import Settings
 
@@ -18,7 +18,7 @@ class TransformersTrainer:
     name = "transformers"
     modes: Sequence[str] = ("compiled", "eager")
     rates: Sequence[float] = (5e-4, 1e-3, 3e-3)
-    batch = 8  # the Trainer's own default, and that of Inkwell's laptop size
+    batches: Sequence[int] = BATCHES
 
     def __init__(self) -> None:
         self.step = marked(r"^@ (\d+)$")
@@ -38,6 +38,7 @@ class TransformersTrainer:
             block=run.block,
             compile=mode == "compiled",
             saves=run.saves,
+            seed=run.seed,
         )
         run.folder.mkdir(parents=True, exist_ok=True)
         settings.write(run.folder / "settings.json")

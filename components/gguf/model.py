@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from gguf import GGUFReader
     from transformers import PreTrainedConfig, PreTrainedModel
 
+# What transformers raises, by version and kind, for metadata that are missing or of another type than they should be.
+_UNREADABLE = (ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError, OSError)
 # What was compared with llama.cpp; of these, transformers' reading of the metadata is completed below.
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "gpt2")
 
@@ -42,13 +44,14 @@ def read_gguf_model(path: Path) -> PreTrainedModel:
         raise InkwellError(f"{path.name} has {what}, which are not read from GGUF: take its Hugging Face folder.")
     where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     with contextlib.redirect_stderr(io.StringIO()):  # bars that no setting of transformers switches off
-        config = _completed(AutoConfig.from_pretrained(**where), reader, architecture)
         try:
+            config = _completed(AutoConfig.from_pretrained(**where), reader, architecture, path.name)
             loaded, told = AutoModelForCausalLM.from_pretrained(
                 **where, config=config, dtype=torch.float32, output_loading_info=True
             )
-        except (ValueError, RuntimeError) as error:
-            raise InkwellError(f"{path.name} cannot be read: {' '.join(str(error).split())[:300]}") from error
+        except _UNREADABLE as error:
+            words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise InkwellError(f"{path.name} cannot be read ({words}): take its Hugging Face folder.") from error
     fresh = type(loaded)(_without_traces(loaded.config))
     fresh.load_state_dict(loaded.state_dict())
     held = sum(int(tensor.n_elements) for tensor in reader.tensors)
@@ -62,21 +65,30 @@ def read_gguf_model(path: Path) -> PreTrainedModel:
     return model
 
 
-def _completed(config: PreTrainedConfig, reader: GGUFReader, architecture: str) -> PreTrainedConfig:
+def _completed(config: PreTrainedConfig, reader: GGUFReader, architecture: str, name: str) -> PreTrainedConfig:
     """The configuration with what transformers leaves at its class's default although the file says it."""
+
+    def number(key: str) -> int:
+        found = value(reader, f"{architecture}.{key}")
+        if not isinstance(found, int) or found < 1:
+            raise InkwellError(
+                f"{name} does not say {architecture}.{key}, or says no number: fetch it again, or take its Hugging Face folder."
+            )
+        return found
+
     if architecture in ("qwen2", "qwen3", "llama"):
-        heads = int(value(reader, f"{architecture}.attention.head_count"))
-        width = int(value(reader, f"{architecture}.embedding_length"))
+        heads, width = number("attention.head_count"), number("embedding_length")
         size = int(value(reader, f"{architecture}.attention.key_length", width // heads))
         if architecture == "qwen2" and size != width // heads:
             raise InkwellError(
-                f"attention heads of {size} in a qwen2 model {width} wide: take its Hugging Face folder."
+                f"{name} has attention heads of {size} in a qwen2 model {width} wide: take its Hugging Face folder."
             )
         config.head_dim = size
     if architecture == "gpt2":
-        config.n_positions = int(value(reader, "gpt2.context_length"))
-        config.n_inner = int(value(reader, "gpt2.feed_forward_length"))
-    tokens = next(tensor for tensor in reader.tensors if tensor.name == "token_embd.weight")
+        config.n_positions, config.n_inner = number("context_length"), number("feed_forward_length")
+    tokens = next((tensor for tensor in reader.tensors if tensor.name == "token_embd.weight"), None)
+    if tokens is None:
+        raise InkwellError(f"{name} has no embeddings (token_embd.weight): it is no whole model; fetch it again.")
     config.vocab_size = int(tokens.shape[1])  # GGUF's order of dimensions is turned round
     return config
 

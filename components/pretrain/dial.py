@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from components.errors import InkwellError
 from components.pretrain.cost import peak_gib
 from components.pretrain.ladder import SHAPE, Rung, ladder
-from components.pretrain.transfer import RATES, batches, micro_batch, settings
+from components.pretrain.transfer import RATES, batch_of, batches, micro_batch, settings
 
 if TYPE_CHECKING:
     from components.configuration import Pretrain
@@ -64,7 +64,7 @@ class _Batch:
     def of(self, tokens: float) -> int:
         """Tokens of a batch."""
         if self.steps is None:
-            return max(size for size, fewest in self.sizes if fewest <= tokens)
+            return batch_of(self.sizes, tokens)
         unit = self.sizes[0][0]
         return max(1, int(tokens / self.steps / unit)) * unit
 

@@ -38,12 +38,6 @@ class Pace:
     measured: tuple[tuple[int, float], ...]
     processes: int = 1
 
-    @classmethod
-    def of_ceiling(cls, operations_a_second: float) -> Pace:
-        """Where nothing was timed: UTILISATION of a measured matrix-product ceiling."""
-        width, share = UTILISATION[0]
-        return cls(((width, share * operations_a_second),))
-
     def rate(self, width: int) -> float:
         """Operations a second of a training step of that width."""
         ratios = [(at, rate / _interpolated(UTILISATION, at)) for at, rate in self.measured]

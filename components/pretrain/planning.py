@@ -16,7 +16,7 @@ from components.pretrain.dial import CorpusFacts, turn
 from components.pretrain.ladder import wider
 from components.pretrain.pace import Pace
 from components.pretrain.plan import Plan, planned
-from components.scaling import Law, Run
+from components.scaling import Law
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,12 +33,16 @@ class Probe(Protocol):
         """Seconds of a step of these parameters, measured now."""
         ...
 
-    def known(self) -> Pace | None:
-        """What an earlier run measured here: it decides which shape is timed first, nothing else."""
+    def known(self, parameters: Pretrain) -> Pace | None:
+        """What earlier runs of the same kind measured here, if there were any.
+
+        It decides which shape is timed first. As fast or slow as that step shows the machine to be today, it then stands for
+        the widths that are not timed, so that it may decide which shape is taken.
+        """
         ...
 
-    def learn(self, pace: Pace) -> None:
-        """Keep this for the next run."""
+    def learn(self, parameters: Pretrain, pace: Pace) -> None:
+        """Keep this for the next run, beside the widths that are known and not in it."""
         ...
 
 
@@ -52,19 +56,11 @@ _ENOUGH_MINUTES = 5.0  # for the smallest shape, at that pace; with fewer, one s
 
 def law() -> Law:
     """The law of `law.yaml`."""
-    return Law(**{name: value for name, value in _law_file().items() if name != "runs"})
-
-
-def law_runs() -> list[Run]:
-    """The runs that it was fitted to."""
-    return [Run(**run) for run in _law_file()["runs"]]
-
-
-def _law_file() -> dict[str, Any]:
     import yaml
 
     values: dict[str, Any] = yaml.safe_load(_LAW.read_text(encoding="utf-8"))
-    return values
+    values.pop("runs")  # which it was fitted to
+    return Law(**values)
 
 
 def resolve(
@@ -112,7 +108,7 @@ def resolve(
             raise InkwellError(
                 "pretrain.dial.minutes needs a machine to measure: set pretrain.dial.parameters instead."
             )
-        known = probe.known()
+        known = probe.known(parameters)
         resolved = _first(turned, parameters, known)
         tried: set[tuple[int, int]] = set()
         while len(tried) < _PROBES:
@@ -139,7 +135,7 @@ def resolve(
     else:
         resolved, pace = measured()
         if probe and pace.measured:
-            probe.learn(pace)
+            probe.learn(parameters, pace)
     plan = planned(
         resolved, size(resolved), corpus, vocabulary, trusted, pace=pace if pace.measured else None, bf16=bf16
     )
@@ -167,11 +163,11 @@ def _form(parameters: Pretrain) -> tuple[int, int]:
 
 def shaped_like(parameters: Pretrain, model: PreTrainedModel) -> Pretrain:
     """`parameters` with the shape that a loaded model has, for `resolve` and for what is told of the run."""
-    from components.model.architectures import of
+    from components.model.architectures import TABLE, of
 
     config = model.config
     read = {
-        "architecture": of(config).name,
+        "architecture": name if (name := of(config).name) in TABLE else None,
         "hidden_size": config.hidden_size,
         "layers": config.num_hidden_layers,
         "heads": getattr(config, "num_attention_heads", None) or getattr(config, "num_heads", None),

@@ -16,9 +16,13 @@ from components.machine.cache import machine_identity, recall, remember
 from components.model.architectures import build
 from components.pretrain.pace import Pace
 from components.training.distributed import World
-from components.training.recipe import prepare
+from components.training.order import IGNORED
+from components.training.recipe import Training, prepare
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch.optim import Optimizer
     from transformers import PreTrainedModel
 
     from components.configuration import Pretrain
@@ -60,21 +64,51 @@ class StepTimer:
             model = copy.deepcopy(self.initial) if self.initial else build(parameters, self.vocabulary)
             return _median_step(parameters, model, self.data, self.choices, self.seconds)
 
-    def known(self) -> Pace | None:
-        """What an earlier run measured on this machine (`components.machine.cache`)."""
-        found = recall("pace", self._identity())
+    def known(self, parameters: Pretrain) -> Pace | None:
+        """What earlier runs like this one measured on this machine (`components.machine.cache`)."""
+        found = recall("pace", self._identity(parameters))
         try:
             return Pace(tuple((int(width), float(rate)) for width, rate in found["measured"])) if found else None
         except (LookupError, TypeError, ValueError):  # written by another version
             return None
 
-    def learn(self, pace: Pace) -> None:
-        """Keep it for the next run."""
-        remember("pace", self._identity(), {"measured": pace.measured})
+    def learn(self, parameters: Pretrain, pace: Pace) -> None:
+        """Keep it for the next run, beside the widths that were known before and are not in it."""
+        known = self.known(parameters)
+        points = {**dict(known.measured if known else ()), **dict(pace.measured)}
+        remember("pace", self._identity(parameters), {"measured": sorted(points.items())})
 
-    def _identity(self) -> dict[str, object]:
+    def _identity(self, parameters: Pretrain) -> dict[str, object]:
+        """What the operations a second of a width depend on; shape and batch are in the curve and in its operations."""
+        import transformers
+
         used = {name: getattr(self.choices, name) for name in ("device", "threads", "precision", "compile", "fused")}
-        return {**machine_identity(), **used}
+        kind = {
+            name: getattr(parameters, name)
+            for name in ("architecture", "optimizer", "block", "activation_checkpointing")
+        }
+        return {**machine_identity(), "transformers": transformers.__version__, **used, **kind}
+
+
+def bare_step(training: Training, optimizers: Sequence[Optimizer], batch: Sequence[torch.Tensor]) -> float:
+    """One optimizer step with nothing around it, as a person would write it by hand; returns its loss, nats a token.
+
+    batch: inputs, targets and sequence numbers of a step as the training's loader gives them, where the model is.
+    """
+    counted = max(1, int((batch[1] != IGNORED).sum()))
+    total = 0.0
+    for micro_batch in zip(*batch, strict=True):
+        for part in zip(*(tensor.chunk(training.recipe.micro_batch_parts) for tensor in micro_batch), strict=True):
+            loss = training.computation.loss_sum(*part) / counted
+            loss.backward()
+            total = total + loss.detach()
+    value = float(total)  # a loop that never reads its loss is nobody's
+    torch.nn.utils.clip_grad_norm_(training.model.parameters(), training.recipe.gradient_clip)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    training.computation.weights_changed()
+    return value
 
 
 def _median_step(
@@ -94,15 +128,7 @@ def _median_step(
     began = time.perf_counter()
     for batch in training.loader:
         started = time.perf_counter()
-        inputs_ABT, targets_ABT, numbers_ABT = (tensor.to(choices.device) for tensor in batch)
-        for micro_batch in zip(inputs_ABT, targets_ABT, numbers_ABT, strict=True):
-            for part in zip(*(tensor.chunk(choices.micro_batch_parts) for tensor in micro_batch), strict=True):
-                (training.computation.loss_sum(*part) / targets_ABT.numel()).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), parameters.gradient_clip)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        training.computation.weights_changed()
+        bare_step(training, optimizers, [tensor.to(choices.device) for tensor in batch])
         if choices.device != "cpu":
             getattr(torch, choices.device).synchronize()
         now = time.perf_counter()

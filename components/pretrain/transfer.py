@@ -16,6 +16,8 @@ from math import log, sqrt
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from components.configuration import Pretrain
 
 
@@ -74,6 +76,11 @@ def batches(block: int, unique: int) -> list[tuple[int, int]]:
             found.append((size, round(fewest / size) * size if found else 0))
         rows *= 2
     return found
+
+
+def batch_of(sizes: Sequence[tuple[int, int]], tokens: float) -> int:
+    """Tokens of a batch of a run over so many, out of what `batches` found."""
+    return max(size for size, fewest in sizes if fewest <= tokens)
 
 
 def micro_batch(block: int, rows: int) -> int:

@@ -13,21 +13,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
+from transformers import TrainingArguments
 
-from benchmarks.parts import Parts
+from benchmarks.parts import Parts, digest
 from benchmarks.peers.contender import Run, Shape, scored
-from benchmarks.peers.inkwell import Inkwell, Start
+from benchmarks.peers.inkwell import _PERCENT, Inkwell, Start
 from benchmarks.peers.litgpt_peer import LitGPT
 from benchmarks.peers.rows import rows
 from benchmarks.peers.timing import Timed, marked, steps_within, timed
 from benchmarks.peers.transformers_peer import TransformersTrainer
 from benchmarks.pictures import race_picture, scaling_picture
 from benchmarks.pretrain import main
-from benchmarks.race import BUDGETS, Race, smallest
+from benchmarks.race import BUDGETS, Race, in_time, smallest, tuned
 from components.corpus.packed import TokenShards
 from components.errors import InkwellError
 
@@ -130,6 +132,97 @@ def test_parts_are_measured_once_for_each_setting(tmp_path: Path) -> None:
     assert Parts(tmp_path, {"minutes": 10}).names("*") == ["a"]
 
 
+def test_a_part_of_another_state_is_told_and_measured_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    setting = {"minutes": 10}
+    Parts(tmp_path, setting, "a").done("race-0.1", lambda: {"value": 1})
+    assert "measured" not in capsys.readouterr().out
+    changed = Parts(tmp_path, setting, "b")
+    assert changed.done("race-0.1", lambda: {"value": 2}) == {"value": 2}
+    assert "race-0.1: measured before with other code or parameters: measured anew" in capsys.readouterr().out
+    changed.done("other", lambda: {"value": 3})
+    assert "other" not in capsys.readouterr().out
+    assert Parts(tmp_path, setting, "a").done("race-0.1", lambda: {"value": 4}) == {"value": 1}
+    assert changed.names("race*") == ["race-0.1"]
+
+
+def test_a_digest_changes_with_code_and_parameters(tmp_path: Path) -> None:
+    (tmp_path / "package" / "__pycache__").mkdir(parents=True)
+    (tmp_path / "package" / "a.py").write_text("a = 1")
+    (tmp_path / "one.py").write_text("b = 1")
+    named = ("package", "one.py")
+    before = digest(named, "parameters", root=tmp_path)
+    (tmp_path / "package" / "__pycache__" / "a.pyc").write_text("compiled")
+    assert digest(named, "parameters", root=tmp_path) == before
+    assert digest(named, "others", root=tmp_path) != before
+    (tmp_path / "package" / "law.yaml").write_text("alpha: 1")
+    added = digest(named, "parameters", root=tmp_path)
+    (tmp_path / "one.py").write_text("b = 2")
+    assert len({before, added, digest(named, "parameters", root=tmp_path)}) == 3
+
+
+def test_parts_of_inkwell_know_its_parameters_and_what_was_tried(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def measured(self: object, module: str, *arguments: str) -> dict[str, float]:
+        asked.append((module, *arguments))
+        return {"loop_overhead": float(len(asked))}
+
+    monkeypatch.setattr("benchmarks.pretrain.Benchmark._process", measured)
+    brief = ("--only", "overhead", "--rounds", "2")
+    assert figures(capsys, workspace, *brief)["loop_overhead"] == 1
+    assert figures(capsys, workspace, *brief)["loop_overhead"] == 1, "measured before"
+    for changed in (("--only", "overhead"), (*brief, "--steps", "4"), (*brief, "--size", "tiny")):
+        figures(capsys, workspace, *changed)
+    figures(capsys, workspace, *brief, "--set", "pretrain.gradient_clip=0.5")
+    written = (workspace / "params.yaml").read_text(encoding="utf-8")
+    (workspace / "params.yaml").write_text(written + "# a remark\n", encoding="utf-8")
+    assert figures(capsys, workspace, *brief)["loop_overhead"] == 6, "each was a measurement of its own"
+
+
+def test_a_peer_gets_the_best_of_rates_and_batches() -> None:
+    """Its bits by how far it is from a rate of 1e-2 and 8 rows."""
+    asked: list[tuple[float, int]] = []
+
+    def bits(rate: float, batch: int) -> float:
+        asked.append((rate, batch))
+        return math.nan if rate > 1 else abs(math.log(rate / 1e-2)) + batch / 100
+
+    assert tuned((5e-4, 1e-3, 3e-3), (8, 16, 32), bits)[:2] == (9e-3, 8), "beyond the edge is better, and few rows"
+    assert asked == [(5e-4, 16), (1e-3, 16), (3e-3, 16), (9e-3, 16), (9e-3, 8), (9e-3, 32)]
+    asked.clear()
+    assert tuned((1e-3, 1e-2, 1e-1), (16,), bits)[:2] == (1e-2, 16)
+    assert len(asked) == 3, "the best is no edge: nothing beyond is tried"
+    assert tuned((2e-2, 4e-2), (16,), bits)[0] == pytest.approx(6.67e-3), "a third where the smallest is best"
+    rate, _, tried = tuned((0.1, 0.5, 3.0), (16,), bits)
+    assert tried[3.0, 16] == math.inf, "one that diverges is never the best"
+    assert rate == pytest.approx(0.0333)
+
+
+def test_a_run_of_inkwell_that_takes_too_long_is_repeated_with_less() -> None:
+    planned: list[float] = []
+
+    def train(seconds: float) -> dict[str, float]:
+        planned.append(seconds)
+        return {"trained": seconds + 20.0}
+
+    assert in_time(100.0, train)["trained"] <= 102.0
+    assert planned == [99.0, 79.0], "less by as much as it was late"
+    planned.clear()
+    in_time(1000.0, train)
+    assert planned == [990.0], "a little more than it may is let be"
+
+
+def test_the_last_step_is_over_when_the_bar_says_in_what_time() -> None:
+    lines = [
+        "  pretrain:   7%, 1:00 left",
+        "  pretrain: 100%, 0:01 left, loss 3.1",
+        "  pretrain: 100% in 2:00, loss 3.1",
+    ]
+    assert [_PERCENT(line) for line in lines] == [7, None, 100]
+
+
 @pytest.mark.parametrize("unlucky", [0.0, 0.03])
 @pytest.mark.parametrize("needed", [0.01, 0.04, 0.06, 0.1, 0.12, 0.4, 0.9])
 def test_the_smallest_budget_that_reaches_the_target_with_every_seed_is_found(needed: float, unlucky: float) -> None:
@@ -165,6 +258,45 @@ def test_operations_are_counted_as_the_paper_counts_them() -> None:
     assert operations_per_token(model, 128) == expected
 
 
+def test_a_dial_in_the_file_does_not_change_the_shape_that_is_measured(workspace: Path) -> None:
+    from benchmarks.engine import Bare, opened
+    from components.configuration import load
+    from components.pretrain.probe import bare_step
+
+    asked = load(workspace / "params.yaml", ["pretrain.dial.minutes=1", "pretrain.dial.parameters=2000000"])
+    with opened(asked.pretrain, asked.machine, workspace) as training:
+        assert (training.model.config.hidden_size, training.loader.micro_batch) == (64, 4)
+        loop = Bare.of(training)
+        seconds, read = loop.timed(2)
+        assert seconds > 0
+        assert 2 <= read <= 2 * 4 * 64
+        batch = next(loop.batches)
+        losses = [bare_step(training, loop.optimizers, batch) for _ in range(8)]
+    assert losses[-1] < losses[0] < 2 * math.log(512), "nats a token, and every step is one"
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        (("64x1-1024", "64x1-2048", "128x1-1024"), "3 of these 3 runs see their text no more than once"),
+        (("64x1-1024", "64x1-1024", "64x1-2048", "64x1-90000000"), "2 of these 4 runs see their text"),
+        (("64x1",), "write it as 128x4-500000"),
+    ],
+)
+def test_a_grid_that_no_law_can_be_fitted_to_is_told_before_it_is_trained(
+    cells: tuple[str, ...],
+    words: str,
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from benchmarks import scaling_law
+
+    monkeypatch.setattr(scaling_law.SmallRuns, "train", lambda *_, **__: pytest.fail("it was trained"))
+    assert scaling_law.main(["--workspace", str(workspace), "--cells", *cells]) == 2
+    assert words in capsys.readouterr().err
+
+
 @pytest.mark.timeout(1500)
 def test_compute_scaling_and_overhead_measure_real_steps(capsys: pytest.CaptureFixture[str], workspace: Path) -> None:
     small = ("--size", "tiny", "--rounds", "2", "--steps", "4")
@@ -198,12 +330,53 @@ def test_sixteen_minutes_in_a_moment(capsys: pytest.CaptureFixture[str], workspa
     assert found["chars_per_second_training"] > found["chars_per_second"], "starting takes time"
 
 
+def test_sixteen_minutes_that_took_longer_are_repeated(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planned: list[float] = []
+
+    def train(self: Inkwell, folder: Path, seconds: float, *_: Any, **__: Any) -> SimpleNamespace:
+        planned.append(seconds)
+        run = {"bits": 7.0, "trained": seconds + 60.0, "predicted": 1000}
+        run["metrics"] = {"tokens_per_second": 1.0, "parameters": 1}
+        return SimpleNamespace(bits=7.0, trained=run["trained"], figures=lambda: run)
+
+    filled: list[int] = []
+    monkeypatch.setattr(Inkwell, "start", lambda *_, **__: Start(5.0, 0.1))
+    monkeypatch.setattr(Inkwell, "fill", lambda *_, **__: filled.append(1))
+    monkeypatch.setattr(Inkwell, "train", train)
+    found = figures(capsys, workspace, "--only", "sixteen")
+    assert planned == [pytest.approx(950.4), pytest.approx(890.4)]
+    assert found["seconds_16min"] == pytest.approx(950.4)
+    assert len(filled) == 2, "each is compiled before it is on the clock"
+
+
+def test_the_others_are_told_their_batch_and_seed(tmp_path: Path) -> None:
+    run = Run(tmp_path, tmp_path / "tokens", SHAPE, rate=3e-3, steps=40, batch=16, block=64, seed=3)
+    LitGPT(tmp_path / "none").command(run, "compiled")
+    settings = yaml.safe_load((tmp_path / "settings.yaml").read_text(encoding="utf-8"))
+    assert (settings["seed"], settings["data"]["init_args"]["seed"]) == (3, 3)
+    assert settings["train"]["global_batch_size"] == settings["train"]["micro_batch_size"] == 16
+    assert settings["train"]["max_tokens"] == 40 * 16 * 64
+    TransformersTrainer().command(run, "eager")
+    written = json.loads((tmp_path / "settings.json").read_text(encoding="utf-8"))
+    assert (written["batch"], written["seed"], written["compile"]) == (16, 3, False)
+
+
+def test_the_trainers_warm_up_is_a_share_of_its_steps(tmp_path: Path) -> None:
+    from benchmarks.peers.trainer import Settings
+
+    share = Settings("", "", {}, 1e-3, 10).warmup
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", warmup_steps=share)
+    assert [arguments.get_warmup_steps(steps) for steps in (200, 1000)] == [10, 50]
+
+
 class EagerTrainer(TransformersTrainer):
     """Without the half minute of compiling."""
 
     modes: Sequence[str] = ("eager",)
-    rates: Sequence[float] = (3e-3, 1e-9)
-    batch = 4
+    rates: Sequence[float] = (1e-9, 3e-3)
+    batches: Sequence[int] = (4,)
 
 
 @pytest.mark.timeout(1500)
@@ -223,9 +396,17 @@ def test_the_race_from_the_first_trial_to_the_target(
         block=64,
         caches=("warm",),
         seeds=(1,),
+        repeats=2,
     )
     found, curves = race.run()
-    assert found["rate_transformers"] == 3e-3, "a rate of 1e-9 learns nothing"
+    assert found["rate_transformers"] in (3e-3, 9e-3), (
+        "a rate of 1e-9 learns nothing, and one beyond the edge was tried"
+    )
+    assert found["batch_transformers"] == 4
+    tried = {path.stem for path in (tmp_path / "parts").glob("peers=*/transformers-trial-*.json")}
+    assert tried == {f"transformers-trial-{name}-4" for name in ("1e-09", "0.003", "0.009")}
+    assert found["bpc_inkwell_min"] <= found["bpc_inkwell"] <= found["bpc_inkwell_max"]
+    assert found["bpc_transformers_min"] <= found["bpc_transformers"] <= found["bpc_transformers_max"]
     assert found["parameters_inkwell"] > 0
     assert 0 < found["bpc_transformers"] < math.log2(512) * 1.5
     assert found["bpc_inkwell"] > 0
@@ -253,7 +434,13 @@ def test_inkwell_is_told_its_time_by_the_dial_or_by_steps(
     Inkwell(workspace, tmp_path, "steps").train(tmp_path, 75.0, start, cold=False, limit=1)
     Inkwell(workspace, tmp_path, "dial").train(tmp_path, 10.0, start, cold=False, limit=1)
     # a minute is left; less 5 % for validations it is 114 steps; the file warms up for 2 of 12
-    assert told[:2] == [["pretrain.dial.minutes=1.0000"], ["pretrain.steps=114", "pretrain.warmup_steps=19"]]
+    by_steps = [
+        "pretrain.dial.minutes=null",
+        "pretrain.dial.parameters=null",
+        "pretrain.steps=114",
+        "pretrain.warmup_steps=19",
+    ]
+    assert told[:2] == [["pretrain.dial.minutes=1.0000"], by_steps], "a dial in the file is switched off"
     assert told[2] == ["pretrain.dial.minutes=0.0167"], "never less than a tenth of what it was planned for"
 
 
@@ -318,6 +505,13 @@ def test_pictures_are_the_same_bytes_for_the_same_figures(tmp_path: Path) -> Non
     [
         (("--workspace", "nowhere"), "run `make run` first"),
         (("--minutes", "0"), "--minutes must be above 0"),
+        (("--seeds", "2"), "take an odd number"),
+        (
+            ("--only", "race", "--set", "pretrain.architecture=gpt2"),
+            "pretrain.architecture = gpt2: the others of the race",
+        ),
+        (("--only", "race", "--set", "pretrain.architecture=mamba2"), "pretrain.architecture = mamba2: the others"),
+        (("--only", "race", "--set", "pretrain.initial=weights"), "pretrain.initial = weights: the others of the race"),
     ],
 )
 def test_what_cannot_be_measured_is_said_in_one_sentence(

@@ -172,6 +172,24 @@ def test_tensors_that_the_class_has_no_place_for_are_refused(tmp_path: Path) -> 
         read_gguf_model(path)
 
 
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        (b"llama.attention.head_count\x04", r"does not say llama\.attention\.head_count"),
+        (b"llama.embedding_length", r"does not say llama\.embedding_length"),
+        (b"llama.block_count", "cannot be read|holds"),
+        (b"llama.feed_forward_length", "cannot be read|holds"),
+        (b"token_embd.weight", "has no embeddings"),
+    ],
+)
+def test_a_file_that_lacks_an_entry_is_told_in_a_sentence(tmp_path: Path, entry: bytes, words: str) -> None:
+    whole = tiny(tmp_path / "whole.gguf").read_bytes()
+    assert whole.count(entry) == 1
+    (tmp_path / "a.gguf").write_bytes(whole.replace(entry, b"x" + entry[1:]))
+    with pytest.raises(InkwellError, match=rf"^a\.gguf ({words})"):
+        read_gguf_model(tmp_path / "a.gguf")
+
+
 def test_unknown_kinds_and_damage_are_told_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "no.gguf").write_bytes(b"not at all\n" * 10)
     with pytest.raises(InkwellError, match=r"no\.gguf is no GGUF file"):

@@ -9,7 +9,9 @@ from typing import Any, cast
 
 import pytest
 import torch
+import yaml
 
+from benchmarks.scaling_law import LAW
 from components.configuration import Pretrain
 from components.corpus.packed import TokenShards
 from components.errors import InkwellError
@@ -21,9 +23,9 @@ from components.pretrain.data import CorpusSequences
 from components.pretrain.dial import CorpusFacts
 from components.pretrain.pace import UTILISATION, Pace
 from components.pretrain.plan import Outcome, check, planned
-from components.pretrain.planning import PLAN, law, law_runs, resolve, shaped_like
+from components.pretrain.planning import PLAN, law, resolve, shaped_like
 from components.pretrain.probe import step_timer
-from components.scaling import PUBLISHED, fitted
+from components.scaling import PUBLISHED, Run, fitted
 from tests.processes import finish, start
 
 LAPTOP = Pretrain(block=256, micro_batch=8, steps=2400)  # 8 layers 256 wide
@@ -31,7 +33,7 @@ TANG = CorpusFacts(3_907_980, 51_326)
 
 
 def test_the_law_that_is_shipped_is_the_fit_of_its_runs() -> None:
-    runs = law_runs()
+    runs = [Run(**run) for run in yaml.safe_load(LAW.read_text(encoding="utf-8"))["runs"]]
     assert len(runs) >= 6
     found, shipped = fitted(runs, PUBLISHED), law()
     assert found.parameters_for(1e6) == pytest.approx(shipped.parameters_for(1e6), rel=1e-3)
@@ -83,12 +85,6 @@ def test_a_pace_goes_through_what_was_measured() -> None:
     again = pace.with_step(LAPTOP, count(LAPTOP, 4096), 4096, 2048, 0.2)
     assert len(again.measured) == 2
     assert again.rate(256) == pytest.approx(2 * pace.rate(256))
-
-
-def test_a_ceiling_gives_less_than_itself() -> None:
-    pace = Pace.of_ceiling(1e12)
-    assert pace.rate(512) == pytest.approx(dict(UTILISATION)[512] * 1e12)
-    assert all(pace.rate(width) < 1e12 for width in (32, 256, 10_000))
 
 
 def test_processes_share_the_rows_but_not_the_optimizer() -> None:
@@ -173,10 +169,10 @@ class Machine:
         self.asked: list[Pretrain] = []
         self.learnt: Pace | None = None
 
-    def known(self) -> Pace | None:
+    def known(self, parameters: Pretrain) -> Pace | None:
         return self.learnt
 
-    def learn(self, pace: Pace) -> None:
+    def learn(self, parameters: Pretrain, pace: Pace) -> None:
         self.learnt = pace
 
     def __call__(self, parameters: Pretrain) -> float:
@@ -284,11 +280,23 @@ def test_a_real_step_is_timed_and_leaves_no_trace(
     probe = step_timer(CorpusSequences(train), train.vocabulary, choices, seconds=0.05)
     assert 0 < probe(parameters) < 60
     assert torch.equal(before, torch.get_rng_state())
-    assert probe.known() is None
-    probe.learn(Pace(((64, 1e9), (256, 2e9))))
-    assert probe.known() == Pace(((64, 1e9), (256, 2e9)))
+    assert probe.known(parameters) is None
+    probe.learn(parameters, Pace(((64, 1e9), (256, 2e9))))
+    wider = parameters.model_copy(update={"hidden_size": 256, "heads": 4, "key_value_heads": 4, "micro_batch": 4})
+    assert probe.known(wider) == Pace(((64, 1e9), (256, 2e9))), "shape and batch are what the curve is over"
+    probe.learn(wider, Pace(((128, 1.5e9), (256, 3e9))))
+    assert probe.known(parameters) == Pace(((64, 1e9), (128, 1.5e9), (256, 3e9))), "what was known is not forgotten"
     other = step_timer(CorpusSequences(train), train.vocabulary, Choices(device="cpu", threads=2, precision="fp32"))
-    assert other.known() is None
+    assert other.known(parameters) is None
+    for changed in (
+        {"architecture": "llama"},
+        {"optimizer": "adamw"},
+        {"block": 64},
+        {"activation_checkpointing": True},
+    ):
+        assert probe.known(parameters.model_copy(update=changed)) is None, changed
+    monkeypatch.setattr("transformers.__version__", "another")
+    assert probe.known(parameters) is None
 
 
 def test_weights_that_are_continued_are_timed_and_planned_as_they_are(
