@@ -26,7 +26,7 @@ from components.model.architectures import build
 from components.model.folders import load_tokenizer
 from components.pretrain.beginning import begin
 from components.pretrain.data import CorpusSequences
-from components.pretrain.probe import bare_step
+from components.training.bare_step import bare_step
 from components.training.distributed import open_world
 from components.training.order import IGNORED
 from components.training.recipe import Training, prepare

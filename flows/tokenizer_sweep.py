@@ -124,7 +124,7 @@ def sweep(
     bits = {str(v): np.array([result["bits"] for result in results]) for v, results in of.items()}
     averages = means(bits, characters)
     pairs = differences(bits, characters) if len(bits) > 1 else []
-    batch = parameters.block * parameters.micro_batch * parameters.accumulation
+    batch = parameters.batch_tokens
     rows = {}
     for vocabulary, results in of.items():
         assert results[0]["parameters"] == sizes[vocabulary]

@@ -175,6 +175,16 @@ class Optimization(Section):
     checkpoints: Checkpoints = Field(default_factory=Checkpoints, description="checkpoints")
     anomalies: Anomalies = Field(default_factory=Anomalies, description="what is done when a step goes wrong")
 
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of an optimizer step, padding included."""
+        return self.block * self.micro_batch * self.accumulation
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of all steps."""
+        return self.batch_tokens * self.steps
+
 
 class Dial(Section):
     """One dial instead of many parameters: the plan is worked out from the corpus, the machine and this."""

@@ -31,6 +31,7 @@ __all__ = [
     "Choices",
     "achieved",
     "available_cores",
+    "by_rules",
     "check",
     "choose_bf16",
     "choose_compile",
@@ -65,7 +66,7 @@ def decide(machine: Machine, tokens: int, work: Path, trial: Trial | None = None
     check(machine, device)
     path = work / _FILE
     saved = _saved(path)
-    if saved is not None and saved.device == device and saved.processes in _allowed(machine):
+    if saved is not None and saved.device == device and _is_for_these_processes(saved, machine):
         return replace(saved, **_given(machine))
     choices = _decided(machine, tokens, device, trial)
     with atomic_file(path) as temporary:
@@ -74,12 +75,12 @@ def decide(machine: Machine, tokens: int, work: Path, trial: Trial | None = None
     return choices
 
 
-def _allowed(machine: Machine) -> tuple[int, ...] | range:
-    """How many processes choices may be for: as many as there are, or any number where none are started and none are set."""
+def _is_for_these_processes(saved: Choices, machine: Machine) -> bool:
+    """Whether there are as many processes as it is for, or as many can be started: none are yet, and no number is set."""
     from components.launch.processes import here
 
     size = here().size
-    return range(1, 2**16) if size == 1 and machine.parallel.processes is None else (size,)
+    return saved.processes == size or (size == 1 and machine.parallel.processes is None)
 
 
 def _saved(path: Path) -> Choices | None:
@@ -141,32 +142,36 @@ def by_rules(machine: Machine, tokens: int, rate: float) -> Choices:
     """
     device = choose_device(machine.device)
     check(machine, device)
-    choices = _ruled(machine, device)
+    choices = _ruled(machine, device, _facts(device))
     return replace(choices, compile=choose_compile(machine.compile, tokens, rate))
 
 
 def _decided(machine: Machine, tokens: int, device: str, trial: Trial | None) -> Choices:
-    choices = _ruled(machine, device, told=True)
+    facts = _facts(device)
+    choices = _ruled(machine, device, facts)
+    if device == "cpu" and choices.precision == "bf16" != _precision(device, facts):
+        print(
+            f"  machine.precision = bf16: this processor multiplies bf16 {facts['bf16']:.2f} x as fast as fp32; auto avoids it"
+        )
     if trial is not None and machine.calibrate and device != "mps":
-        choices = _calibrated(machine, choices, tokens, _facts() if device == "cpu" else {}, trial)
+        choices = _calibrated(machine, choices, tokens, facts, trial)
     wanted = "off" if machine.compile == "auto" and trial is not None and not trial.compiles else machine.compile
     return replace(choices, compile=_compiles(wanted, tokens, choices))
 
 
-def _ruled(machine: Machine, device: str, told: bool = False) -> Choices:
-    """What a person has set, and what follows from the machine alone."""
+def _ruled(machine: Machine, device: str, facts: Mapping[str, float]) -> Choices:
+    """What a person has set, and what follows from the machine alone, of which `facts` tell."""
     from components.launch.processes import here
     from components.machine.allocator import in_use
 
-    facts = _facts() if device == "cpu" else {}
     chosen: dict[str, Any] = {
         "threads": choose_threads(machine.threads),
-        "precision": _cpu_precision(facts) if device == "cpu" else formats.accelerator_precision(device),
+        "precision": _precision(device, facts),
         # modules of float8 are the stock ones in another dress: fused ones would go past them
         "fused": "off" if machine.precision == "fp8" else "auto",
         **_given(machine),
     }
-    choices = Choices(
+    return Choices(
         device,
         processes=here().size,
         float32_onednn=facts.get("onednn", 0.0) > formats.WORTH,
@@ -174,23 +179,23 @@ def _ruled(machine: Machine, device: str, told: bool = False) -> Choices:
         measured={f"gain_{_FACTS[name]}": facts[name] for name in _FACTS if facts.get(name)},
         **chosen,
     )
-    if told and device == "cpu" and choices.precision == "bf16" != _cpu_precision(facts):
-        print(
-            f"  machine.precision = bf16: this processor multiplies bf16 {facts['bf16']:.2f} x as fast as fp32; auto avoids it"
-        )
-    return choices
 
 
-def _cpu_precision(facts: Mapping[str, float]) -> str:
+def _precision(device: str, facts: Mapping[str, float]) -> str:
+    """The one that pays: on processors as measured, elsewhere as the kind of device has it."""
+    if device != "cpu":
+        return formats.accelerator_precision(device)
     return "bf16" if facts["bf16"] > formats.WORTH else "fp32"
 
 
-def _facts() -> dict[str, float]:
-    """What does not depend on the model, measured once a machine; two seconds or so.
+def _facts(device: str) -> dict[str, float]:
+    """What does not depend on the model, measured once a machine; two seconds or so. Nothing for other devices than processors.
 
     onednn, bf16: gains of products, see `components.machine.precision`; rate: operations a second of those that pay; allocator: the
     gain where memory is fresh, see `components.machine.allocator`, 0 where there is none.
     """
+    if device != "cpu":
+        return {}
     import torch
 
     from components.machine.allocator import gain
@@ -429,4 +434,4 @@ def choose_bf16(wanted: str, device: str) -> bool:
     """Whether to multiply in bf16: as asked, else where it is truly faster; measured on a CPU, once a machine."""
     if wanted != "auto":
         return wanted == "bf16"
-    return (_cpu_precision(_facts()) if device == "cpu" else formats.accelerator_precision(device)) == "bf16"
+    return _precision(device, _facts(device)) == "bf16"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from components.atomic import atomic_folder
 from components.errors import InkwellError
@@ -25,13 +25,6 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     RECORD,  # of the model that the tokenizer, and then the weights, began with
 )
-
-
-def build_model(architecture: str, **shape: Any) -> PreTrainedModel:
-    """See `components.model.architectures.new_model`."""
-    from components.model.architectures import new_model
-
-    return new_model(architecture, **shape)
 
 
 def model_config(folder: Path) -> PreTrainedConfig:

@@ -81,7 +81,7 @@ def begin(
     world.check(model, parameters.block)
     minutes = parameters.dial.minutes
     # what the machine is fastest with is measured on the model that is trained; which one that is may be up to the dial
-    expected = int(60 * minutes * _TOKENS_A_SECOND) if minutes else _tokens(parameters)
+    expected = int(60 * minutes * _TOKENS_A_SECOND) if minutes else parameters.total_tokens
     rules = world.decide(lambda: by_rules(machine, expected, _TOKENS_A_SECOND))
     rules.apply()
     timer = None
@@ -114,7 +114,7 @@ def begin(
     )
     if minutes:  # they were planned for steps that are compiled, or are not
         machine = machine.model_copy(update={"compile": "on" if rules.compile and trial.compiles else "off"})
-    choices = world.decide(lambda: decide(machine, _tokens(resolved), work, trial))
+    choices = world.decide(lambda: decide(machine, resolved.total_tokens, work, trial))
     if world.place.size == 1 and choices.processes > 1:
         raise Divided(choices.processes)
     choices.apply()
@@ -124,11 +124,6 @@ def begin(
         shapes = (*SQUARES, *run_shapes(model, resolved.micro_batch * resolved.block))
         ceiling = gemm_ceiling(choices.dtype, choices.threads, shapes)
     return Beginning(model, resolved, choices, plan, ceiling, operations_per_token(model, resolved.block))
-
-
-def _tokens(parameters: Pretrain) -> int:
-    """Of all rows of the run."""
-    return parameters.steps * parameters.micro_batch * parameters.accumulation * parameters.block
 
 
 def _model(parameters: Pretrain, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:

@@ -128,7 +128,7 @@ def check(parameters: Pretrain, train: TokenShards) -> None:
             raise InkwellError(
                 f"pretrain.block = {parameters.block} is longer than pretrain.context = {parameters.context}."
             )
-    batch = parameters.block * parameters.micro_batch * parameters.accumulation
+    batch = parameters.batch_tokens
     if train.tokens < batch:
         raise InkwellError(
             f"the training split has {train.tokens} tokens, fewer than the {batch} of one optimizer step: add text, or "
@@ -150,8 +150,7 @@ def planned(
 
     pace: without it, time is left open. `batch_ramp` is not counted: it makes more steps of the same rows.
     """
-    batch = parameters.block * parameters.micro_batch * parameters.accumulation
-    tokens = batch * parameters.steps
+    batch, tokens = parameters.batch_tokens, parameters.total_tokens
     seconds = pace.seconds_of_step(parameters, count, vocabulary, batch) * parameters.steps if pace else None
     feed = f" and {parameters.feed_forward_size}" if "feed_forward_size" in _reads(parameters) else ""
     tied = "tied" if parameters.tie_embeddings else "untied"

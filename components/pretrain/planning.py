@@ -95,8 +95,7 @@ def resolve(
 
     def timed(shape: Pretrain, pace: Pace) -> Pace:
         assert probe is not None
-        batch = shape.block * shape.micro_batch * shape.accumulation
-        return pace.with_step(shape, size(shape), vocabulary, batch, probe(shape))
+        return pace.with_step(shape, size(shape), vocabulary, shape.batch_tokens, probe(shape))
 
     def measured() -> tuple[Pretrain, Pace]:
         pace = Pace((), processes)

@@ -15,14 +15,11 @@ from components.launch.processes import Place
 from components.machine.cache import machine_identity, recall, remember
 from components.model.architectures import build
 from components.pretrain.pace import Pace
+from components.training.bare_step import bare_step
 from components.training.distributed import World
-from components.training.order import IGNORED
-from components.training.recipe import Training, prepare
+from components.training.recipe import prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torch.optim import Optimizer
     from transformers import PreTrainedModel
 
     from components.configuration import Pretrain
@@ -88,27 +85,6 @@ class StepTimer:
             for name in ("architecture", "optimizer", "block", "activation_checkpointing")
         }
         return {**machine_identity(), "transformers": transformers.__version__, **used, **kind}
-
-
-def bare_step(training: Training, optimizers: Sequence[Optimizer], batch: Sequence[torch.Tensor]) -> float:
-    """One optimizer step with nothing around it, as a person would write it by hand; returns its loss, nats a token.
-
-    batch: inputs, targets and sequence numbers of a step as the training's loader gives them, where the model is.
-    """
-    counted = max(1, int((batch[1] != IGNORED).sum()))
-    total = 0.0
-    for micro_batch in zip(*batch, strict=True):
-        for part in zip(*(tensor.chunk(training.recipe.micro_batch_parts) for tensor in micro_batch), strict=True):
-            loss = training.computation.loss_sum(*part) / counted
-            loss.backward()
-            total = total + loss.detach()
-    value = float(total)  # a loop that never reads its loss is nobody's
-    torch.nn.utils.clip_grad_norm_(training.model.parameters(), training.recipe.gradient_clip)
-    for optimizer in optimizers:
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    training.computation.weights_changed()
-    return value
 
 
 def _median_step(

@@ -45,7 +45,7 @@ def run(context: Context) -> None:
     train = ConversationSequences(read_conversations(file, TRAIN), tokenizer, parameters.block)
     held_out = read_conversations(file, VALIDATION)[: parameters.validation_conversations]
     validation = ConversationSequences(held_out, tokenizer, parameters.block)
-    tokens = parameters.steps * parameters.accumulation * parameters.micro_batch * parameters.block
+    tokens = parameters.total_tokens
     adapters = parameters.method == "lora"
 
     def save(current: PreTrainedModel, folder: Path) -> None:

@@ -129,7 +129,7 @@ class DecoderTraining(LightningModule):
         factor = self.schedule.factor(begins / whole, rows / whole)
         (counted,) = self.world.sum(int((targets_ABT != IGNORED).sum()))
         share = self.world.loss_factor / max(1.0, counted)
-        total = self.world.backward(self, list(self._passes(inputs_ABT, targets_ABT, numbers_ABT)), share)
+        total = self.world.backward(self, list(self.recipe.passes(inputs_ABT, targets_ABT, numbers_ABT)), share)
         if self.recipe.loss_scaling:
             for optimizer in self._optimizers:
                 self.scaler.unscale_(optimizer)
@@ -153,11 +153,6 @@ class DecoderTraining(LightningModule):
             optimizer.zero_grad(set_to_none=True)
         if self.recipe.loss_scaling:
             self.scaler.update()
-
-    def _passes(self, *batch: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-        """The micro-batches of a step, each cut into the parts that the machine is fastest with."""
-        for micro_batch in zip(*batch, strict=True):
-            yield from zip(*(tensor.chunk(self.recipe.micro_batch_parts) for tensor in micro_batch), strict=True)
 
     def _move(self, factor: float) -> None:
         for optimizer, peaks in zip(self._optimizers, self._peaks, strict=True):

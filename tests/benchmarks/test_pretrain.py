@@ -248,9 +248,9 @@ def test_other_trainers_read_every_token_of_the_corpus_in_rows(token_folder: Pat
 
 def test_operations_are_counted_as_the_paper_counts_them() -> None:
     from components.machine.ceiling import operations_per_token
-    from components.model.folders import build_model
+    from components.model.architectures import new_model
 
-    model = build_model("qwen3", vocab_size=512, hidden_size=64, num_hidden_layers=3, intermediate_size=96,
+    model = new_model("qwen3", vocab_size=512, hidden_size=64, num_hidden_layers=3, intermediate_size=96,
                         num_attention_heads=2, num_key_value_heads=1, head_dim=32, max_position_embeddings=128,
                         tie_word_embeddings=False)  # fmt: skip
     matrices = 3 * (64 * 64 + 2 * 32 * 64 + 64 * 64 + 3 * 64 * 96)
@@ -261,7 +261,7 @@ def test_operations_are_counted_as_the_paper_counts_them() -> None:
 def test_a_dial_in_the_file_does_not_change_the_shape_that_is_measured(workspace: Path) -> None:
     from benchmarks.engine import Bare, opened
     from components.configuration import load
-    from components.pretrain.probe import bare_step
+    from components.training.bare_step import bare_step
 
     asked = load(workspace / "params.yaml", ["pretrain.dial.minutes=1", "pretrain.dial.parameters=2000000"])
     with opened(asked.pretrain, asked.machine, workspace) as training:

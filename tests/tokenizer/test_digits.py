@@ -93,14 +93,13 @@ def test_triples_are_the_same_in_llama_cpp(triples: Path, tmp_path: Path) -> Non
     from components.configuration import Sampling
     from components.export.gguf_file import Description, write_gguf
     from components.export.llama_cpp import LlamaCpp
-    from components.model.folders import build_model, load_tokenizer, save_model
+    from components.model.architectures import new_model
+    from components.model.folders import load_tokenizer, save_model
 
     torch.manual_seed(0)
     size = len(load_tokenizer(triples))
     shape = {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 32, "num_attention_heads": 1}
-    model = build_model(
-        "qwen3", vocab_size=size, num_key_value_heads=1, head_dim=32, max_position_embeddings=64, **shape
-    )
+    model = new_model("qwen3", vocab_size=size, num_key_value_heads=1, head_dim=32, max_position_embeddings=64, **shape)
     save_model(model, triples, tmp_path / "model", card="# Tiny\n")
     path = tmp_path / "tiny.gguf"
     with LlamaCpp() as quantizer:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from components.configuration.training import Optimization, Parallel
 from components.launch.processes import Place
 from components.machine.choices import Choices
-from components.model.folders import build_model
+from components.model.architectures import new_model
 from components.tracking import Recorder
 from components.training.computation import Computation
 from components.training.distributed import World
@@ -61,7 +61,7 @@ class Tiny:
 def tiny_decoder(seed: int = 0, dropout: float = 0.0) -> PreTrainedModel:
     """Two layers, 32 wide; vocabulary 64."""
     torch.manual_seed(seed)
-    return build_model(
+    return new_model(
         "llama",
         vocab_size=64,
         hidden_size=32,

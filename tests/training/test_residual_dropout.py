@@ -38,9 +38,9 @@ def test_parts_of_blocks_are_dropped_while_training(architecture: str) -> None:
 
 
 def test_everything_dropped_leaves_the_embeddings_alone() -> None:
-    from components.model.folders import build_model
+    from components.model.architectures import new_model
 
-    model = build_model(
+    model = new_model(
         "llama", vocab_size=64, hidden_size=32, num_hidden_layers=2, intermediate_size=48, num_attention_heads=2
     )
     add_residual_dropout(model, 1.0)
