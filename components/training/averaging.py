@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from components.training.distributed import share_of
+from components.training.shares import share_of
 
 if TYPE_CHECKING:
     from torch import nn

@@ -214,7 +214,7 @@ class ExactResume(Callback):
                 if failed is None:
                     trainer.save_checkpoint(target, weights_only=False)
                     failed = self.world.decide(rename)
-        except OSError as error:  # of writing; `components.training.distributed.AllOrNone` raises it in all
+        except OSError as error:  # of writing; `components.training.strategies.AllOrNone` raises it in all
             failed = _reason(error)
         if failed is not None:
             module.tell(

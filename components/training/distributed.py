@@ -20,6 +20,7 @@ from __future__ import annotations
 import signal
 import threading
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
@@ -27,20 +28,28 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from lightning.fabric.plugins import ClusterEnvironment
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from components.errors import InkwellError
-from components.launch.processes import Place
+from components.training.shares import (
+    clip_shards,
+    exchange_device,
+    scale_to,
+    whole_tensor,
+    with_weights,
+    without_weights,
+)
+from components.training.strategies import Environment, ReplicatedStrategy, WholeCheckpoints
 
 if TYPE_CHECKING:
+    from lightning.fabric.plugins import ClusterEnvironment
     from lightning.pytorch import LightningModule
+    from lightning.pytorch.strategies import Strategy
     from torch import nn
     from torch.optim import Optimizer
     from transformers import PreTrainedModel
 
     from components.configuration.training import Parallel
+    from components.launch.processes import Place
 
 Value = TypeVar("Value")
 
@@ -169,68 +178,7 @@ class World:
             torch.manual_seed(seed + self.replica)
 
 
-class _Environment(ClusterEnvironment):
-    """Tells Lightning where this process stands; whoever started it has started the others too."""
-
-    def __init__(self, place: Place) -> None:
-        super().__init__()
-        self.place = place
-
-    @property
-    def creates_processes_externally(self) -> bool:
-        return True
-
-    @property
-    def main_address(self) -> str:
-        return self.place.address
-
-    @property
-    def main_port(self) -> int:
-        return self.place.port
-
-    @staticmethod
-    def detect() -> bool:
-        return False
-
-    def world_size(self) -> int:
-        return self.place.size
-
-    def set_world_size(self, size: int) -> None:
-        assert size == self.place.size
-
-    def global_rank(self) -> int:
-        return self.place.rank
-
-    def set_global_rank(self, rank: int) -> None:
-        assert rank == self.place.rank
-
-    def local_rank(self) -> int:
-        return self.place.local_rank
-
-    def node_rank(self) -> int:
-        return self.place.node
-
-
-class AllOrNone(Strategy):
-    """A checkpoint that the leader cannot write fails in all processes, so that they go on together."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """See `Strategy`."""
-        failed: tuple[Any, ...] | None = None
-        try:
-            super().save_checkpoint(checkpoint, filepath, storage_options)
-        except OSError as error:
-            failed = (error.errno, error.strerror or str(error))
-        failed = self.broadcast(failed)
-        if failed is not None:
-            raise OSError(*failed)
-
-
-class _Wrapped(AllOrNone, DDPStrategy):
-    """Lightning's, with that."""
-
-
-class Several(World):
+class Several(World, ABC):
     """What all strategies of more than one process share."""
 
     _ending = False
@@ -241,12 +189,12 @@ class Several(World):
             **super().trainer_options(device),
             "devices": self.place.local_size,
             "num_nodes": self.place.nodes,
-            "strategy": self.strategy(_Environment(self.place)),
+            "strategy": self.strategy(Environment(self.place)),
         }
 
+    @abstractmethod
     def strategy(self, environment: ClusterEnvironment) -> Strategy:
         """Lightning's strategy."""
-        raise NotImplementedError
 
     def listen(self) -> None:
         """See `World`."""
@@ -303,7 +251,7 @@ class Replicated(Several):
     def strategy(self, environment: ClusterEnvironment) -> Strategy:
         """See `Several`."""
         # every weight takes part in every pass, and the model has no running statistics to keep equal
-        return _Wrapped(
+        return ReplicatedStrategy(
             cluster_environment=environment, timeout=PATIENCE, broadcast_buffers=False, gradient_as_bucket_view=True
         )
 
@@ -338,7 +286,7 @@ class Sharded(Several):
 
     def strategy(self, environment: ClusterEnvironment) -> Strategy:
         """See `Several`."""
-        strategy = _WholeCheckpoints(
+        strategy = WholeCheckpoints(
             data_parallel_size=self.replicas,
             tensor_parallel_size=self.parallel.tensor,
             save_distributed_checkpoint=False,
@@ -387,71 +335,6 @@ class Sharded(Several):
         assert self._skeleton is not None, "the model was not divided yet"
         weights = self.collect(dict(model.named_parameters()))
         return with_weights(self._skeleton, weights) if self.leader else None
-
-
-class _WholeCheckpoints(AllOrNone, ModelParallelStrategy):
-    """Checkpoints of a single process: whole tensors, gathered on the leader and shared out again when they are read.
-
-    So a run goes on with another number of processes or another strategy.
-    """
-
-    @property
-    def lightning_restore_optimizer(self) -> bool:
-        return True
-
-    def lightning_module_state_dict(self) -> dict[str, Any]:
-        assert self.lightning_module is not None
-        state = self.lightning_module.state_dict()
-        whole = {name: whole_tensor(value, self.is_global_zero) for name, value in state.items()}
-        return whole if self.is_global_zero else {}
-
-    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        plain = getattr(optimizer, "_optimizer", optimizer)
-        if hasattr(plain, "consolidate_state_dict"):  # WholeMatrices
-            plain.consolidate_state_dict()
-            return plain.state_dict() if self.is_global_zero else {}
-        state = plain.state_dict()
-        return {
-            **state,
-            "state": {
-                index: {
-                    name: whole_tensor(value, self.is_global_zero) if isinstance(value, torch.Tensor) else value
-                    for name, value in values.items()
-                }
-                for index, values in state["state"].items()
-            },
-        }
-
-    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        checkpoint: dict[str, Any] = Strategy.load_checkpoint(self, checkpoint_path, weights_only)
-        return checkpoint
-
-    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        module = self.lightning_module
-        assert module is not None
-        own = module.state_dict()
-        shares = {
-            name: share_of(value, own[name]) if name in own else value
-            for name, value in checkpoint["state_dict"].items()
-        }
-        module.load_state_dict(shares, strict=strict)
-
-    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-            if hasattr(optimizer, "consolidate_state_dict"):
-                optimizer.load_state_dict(saved)
-                continue
-            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-            state = {
-                index: {
-                    name: share_of(value, weights[index])
-                    if isinstance(value, torch.Tensor) and value.shape == weights[index].shape
-                    else value
-                    for name, value in values.items()
-                }
-                for index, values in saved["state"].items()
-            }
-            optimizer.load_state_dict({**saved, "state": state})
 
 
 @contextmanager
@@ -527,11 +410,6 @@ def refuse_scaling(name: str, precision: str) -> None:
         )
 
 
-def exchange_device() -> torch.device:
-    """Where tensors must lie to be exchanged: the GPU for NCCL, else the processor."""
-    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
-
-
 def blocks(model: PreTrainedModel) -> torch.nn.ModuleList:
     """The decoder's blocks, whatever its architecture calls them."""
     wanted = model.config.num_hidden_layers
@@ -570,83 +448,3 @@ def shard(model: PreTrainedModel, mesh: Any, parallel: Parallel) -> None:
     for block in blocks(model):
         fully_shard(block, mesh=data)
     fully_shard(model, mesh=data)
-
-
-def clip_shards(parameters: Iterable[nn.Parameter], largest: float) -> float:
-    """Scale gradients that are shared out so that their norm, over all processes, is at most `largest`; the norm before.
-
-    `torch.nn.utils.clip_grad_norm_` does the same for tensors of one mesh only, and with an exchange for each.
-    """
-    shares, holders = [], []
-    for parameter in parameters:
-        gradient = parameter.grad
-        if gradient is None:
-            continue
-        copies = dist.get_world_size()  # processes that hold the same share
-        if isinstance(gradient, DTensor):
-            if any(placement.is_partial() for placement in gradient.placements):
-                # of a norm that hears one share of the heads or of the sequence; fsdp2 would have summed it
-                assert isinstance(parameter, DTensor)
-                parameter.grad = gradient = gradient.redistribute(placements=parameter.placements)
-            for placement, size in zip(gradient.placements, gradient.device_mesh.shape, strict=True):
-                copies //= 1 if placement.is_replicate() else size
-            gradient = gradient.to_local()
-        shares.append(gradient)
-        holders.append(copies)
-    norms = torch.stack(torch._foreach_norm(shares)).double()
-    squares = (norms.square() / torch.tensor(holders, device=norms.device)).sum().to(exchange_device())
-    dist.all_reduce(squares)
-    return scale_to(shares, squares.sqrt(), largest)
-
-
-def scale_to(gradients: Sequence[torch.Tensor], norm: torch.Tensor, largest: float) -> float:
-    """Scale gradients of that norm so that it is at most `largest`; the norm as a number.
-
-    The expression is that of `torch.nn.utils.clip_grad_norm_`; a norm that is no number leaves no gradient that is one.
-    """
-    factor = (largest / (norm + 1e-6)).clamp(max=1.0)
-    torch._foreach_mul_(gradients, factor.to(gradients[0]))
-    return float(norm)
-
-
-def whole_tensor(value: Any, keep: bool) -> Any:
-    """A tensor with all its shares, on the processor; all processes must ask, only those that `keep` get it."""
-    if not isinstance(value, torch.Tensor):
-        return value
-    if isinstance(value, DTensor):
-        value = value.full_tensor()
-    return value.detach().cpu().clone() if keep else None
-
-
-def share_of(whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """This process's share of a tensor that every process holds whole, divided as `like` is."""
-    if not isinstance(like, DTensor):
-        return whole
-    moved = whole.to(device=like.to_local().device, dtype=like.dtype)
-    return distribute_tensor(moved, like.device_mesh, like.placements, src_data_rank=None)
-
-
-def without_weights(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of the modules whose weights are empty, made before the model is divided."""
-    import copy
-
-    memo: dict[int, Any] = {
-        id(weight): torch.nn.Parameter(torch.empty_like(weight, device="meta"), requires_grad=weight.requires_grad)
-        for weight in model.parameters()
-    }
-    return copy.deepcopy(model, memo)
-
-
-def with_weights(skeleton: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> PreTrainedModel:
-    """Fill a copy that `without_weights` made; what is tied stays tied."""
-    import copy
-
-    same: dict[int, list[str]] = {}
-    for name, weight in skeleton.named_parameters(remove_duplicate=False):
-        same.setdefault(id(weight), []).append(name)
-    memo: dict[int, Any] = {}
-    for identity, names in same.items():
-        found = next(weights[name] for name in names if name in weights)
-        required = skeleton.get_parameter(names[0]).requires_grad
-        memo[identity] = torch.nn.Parameter(found, requires_grad=required)
-    return copy.deepcopy(skeleton, memo)

@@ -25,18 +25,10 @@ from torch.nn import functional
 
 from components.errors import InkwellError
 from components.launch.processes import Place
-from components.training.distributed import (
-    PATIENCE,
-    AllOrNone,
-    Several,
-    compile_each,
-    exchange_device,
-    refuse_scaling,
-    scale_to,
-    with_weights,
-    without_weights,
-)
+from components.training.distributed import PATIENCE, Several, compile_each, refuse_scaling
 from components.training.order import IGNORED
+from components.training.shares import exchange_device, scale_to, with_weights, without_weights
+from components.training.strategies import AllOrNone
 from components.training.tensor_parallel import LIKE_LLAMA
 
 if TYPE_CHECKING:

@@ -54,7 +54,7 @@ _CODE = (
     *("training/distributed", "training/pipeline", "training/sharded_optimizer", "training/tensor_parallel"),
     *("training/fused/attention", "training/fused/decoder", "training/fused/loss", "training/fused/weights"),
     *("training/module", "training/muon", "training/optimizers", "training/order", "training/packing"),
-    *("training/recipe", "training/residual_dropout", "training/schedules"),
+    *("training/recipe", "training/residual_dropout", "training/schedules", "training/shares", "training/strategies"),
 )
 # of the steps: a plan is saved with the run, so what makes plans does not count; of a step that is not here all modules do
 _STEP_CODE = {"pretrain": ("data",), "sft": ("data", "lora")}
