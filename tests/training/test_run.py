@@ -165,7 +165,19 @@ def test_all_modules_that_decide_about_weights_are_part_of_the_identity() -> Non
 
 
 # They show, measure, plan, start and keep; a run goes on when they are mended.
-WITHOUT_WEIGHT = {"bare_step", "clock", "dry_run", "loop", "pinned", "rehearsal", "run", "run_log", "tracing", "trial", "watch"}
+WITHOUT_WEIGHT = {
+    "bare_step",
+    "clock",
+    "dry_run",
+    "loop",
+    "pinned",
+    "rehearsal",
+    "run",
+    "run_log",
+    "tracing",
+    "trial",
+    "watch",
+}
 
 
 def test_of_every_module_of_training_it_is_said_whether_it_decides_about_weights() -> None:
