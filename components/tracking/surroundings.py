@@ -84,7 +84,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *arguments],
-            capture_output=True, text=True, timeout=10, check=False, env=environment,
+            capture_output=True, text=True, timeout=5, check=False, env=environment,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return None
