@@ -66,13 +66,18 @@ def build_index(clean: Path, target: Path, tokens: Path | None = None) -> int:
 
 
 def find(index: Path, ids: Iterable[str] = (), texts: Iterable[str] = ()) -> list[dict[str, Any]]:
-    """Rows of the index with these ids or texts. Raises InkwellError when the file cannot be read."""
+    """Rows of the index with these ids or texts, and rows that were removed as duplicates of these ids.
+
+    Raises InkwellError when the file cannot be read.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     wanted, keys = list(ids), [text_key(text) for text in texts]
     filters = [
-        [(column, "in", values)] for column, values in (("id", wanted), ("text", keys), ("content", keys)) if values
+        [(column, "in", values)]
+        for column, values in (("id", wanted), ("duplicate_of", wanted), ("text", keys), ("content", keys))
+        if values
     ]
     if not filters:
         return []

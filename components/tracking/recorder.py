@@ -182,7 +182,8 @@ class Recorder:
             self.record.append(_dataset(name, path, "output", _digest(path)))
             if _is_model(path) and _digest(path) not in self._models:
                 self.model(path.name, path, models)
-            self._origins(path)
+            if not models:  # what was made of a model has its origins from there
+                self._origins(path)
             self._files(path)
             self._documents(path)
         cards = accelerators()
@@ -217,6 +218,10 @@ class Recorder:
         assert self.record is not None
         if not _is_model(folder):
             return
+        from components.fetching.models import folder_hash
+
+        # The hash by which `pretrain.initial` would name this folder, where another training begins with it.
+        self.record.append(_described(folder.name, _shown(folder), "file", folder_hash(folder)[:32]))
         exported = any(folder.glob("*.gguf"))
         for file in sorted(folder.rglob("*") if exported else folder.glob("*.safetensors")):
             if file.is_file():

@@ -215,6 +215,8 @@ def _recorded(records: Records, digest: str) -> Link | None:
     for run in runs:
         for dataset in run.of_role("file", *_OUTSIDE):
             if dataset.digest == digest:
+                if dataset.path in run.outputs:
+                    return _attached(records, dataset.path, run.outputs[dataset.path], run)
                 if dataset.role == "file":
                     return Link(dataset.path, digest, "file", run, facts=dict(dataset.facts))
                 return _outside(dataset)
@@ -240,7 +242,11 @@ def _made_of(records: Records, link: Link) -> list[Link]:
             # An export is handed all models, and is made of one.
             inputs = [d for d in inputs if _kind(d.path) != "model" or d.digest in parents or not parents]
     found = [Link(dataset.path, dataset.digest, _kind(dataset.path)) for dataset in inputs]
-    outside = [_outside(dataset) for dataset in run.of_role(*_OUTSIDE)]
+    # Weights to begin with may be a model that was made here.
+    outside = [
+        (_recorded(records, dataset.digest) if dataset.role == "initial" else None) or _outside(dataset)
+        for dataset in run.of_role(*_OUTSIDE)
+    ]
     if not inputs and not outside:
         outside = _sources_by_parameter(run)
     return found + outside

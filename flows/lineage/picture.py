@@ -85,25 +85,21 @@ def _rows(chain: Chain, edges: dict[str, list[str]]) -> list[list[str]]:
                 near.setdefault(name, []).append(last)
                 last = name
     for sweep in range(_SWEEPS):
-        order = range(len(rows)) if sweep % 2 == 0 else range(len(rows) - 1, -1, -1)
-        for number in order:
-            beside = (
-                rows[number - 1 if sweep % 2 == 0 else number + 1]
-                if 0 <= (number - 1 if sweep % 2 == 0 else number + 1) < len(rows)
-                else []
-            )
-            place = {name: (at + 0.5) / len(beside) for at, name in enumerate(beside)}
-            own = {name: (at + 0.5) / len(rows[number]) for at, name in enumerate(rows[number])}
-            rows[number].sort(
-                key=lambda name, place=place, own=own: _mean(
-                    [place[n] for n in near.get(name, []) if n in place], own[name]
-                )
-            )  # type: ignore[misc]
+        step = 1 if sweep % 2 == 0 else -1
+        for number in range(len(rows))[::step]:
+            if 0 <= number - step < len(rows):
+                rows[number] = _above_one_another(rows[number], rows[number - step], near)
     return rows
 
 
-def _mean(values: list[float], otherwise: float) -> float:
-    return sum(values) / len(values) if values else otherwise
+def _above_one_another(row: list[str], beside: list[str], near: dict[str, list[str]]) -> list[str]:
+    """The row in the order of its neighbours' places in the row beside it."""
+    place = {name: (at + 0.5) / len(beside) for at, name in enumerate(beside)}
+    wanted = {}
+    for at, name in enumerate(row):
+        places = [place[other] for other in near.get(name, []) if other in place]
+        wanted[name] = sum(places) / len(places) if places else (at + 0.5) / len(row)
+    return sorted(row, key=wanted.__getitem__)
 
 
 def _bend(key: str, parent: str, row: int) -> str:

@@ -125,6 +125,10 @@ class Records:
         """Runs of the steps of a pipeline, the latest first."""
         return self._search(f"tags.`inkwell.pipeline` = '{pipeline}' and tags.`inkwell.kind` = 'step'", latest=True)
 
+    def by_tag(self, name: str, value: str) -> list[Run]:
+        """Runs with this tag, the latest first."""
+        return self._search(f"tags.`{name}` = '{value}'", latest=True)
+
     def by_id(self, run: str) -> list[Run]:
         """The run, or nothing when it is gone."""
         from mlflow.entities import LifecycleStage

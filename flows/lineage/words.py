@@ -10,7 +10,7 @@ from typing import Any
 from flows.lineage.backward import Chain, Link
 from flows.lineage.records import Run, Version
 
-# What decides nothing about the outcome, or stands in the chain already.
+# What stands in the chain already, as a fact or as a link.
 _UNTOLD = {"seed", "ingest.sources"}
 _LONGEST = 160  # characters of a parameter's value that are shown
 
@@ -49,7 +49,10 @@ def facts(link: Link) -> list[tuple[str, str]]:
             ("machine", _machine(run)),
             ("python", _python(run)),
             ("seed", run.tags.get("inkwell.seed") or run.parameters.get("seed")),
-            ("parameters", ", ".join(f"{name} = {value}" for name, value in changed(run).items()) or "all defaults"),
+            (
+                "parameters",
+                ", ".join(f"{name} = {value}" for name, value in changed(run).items()) or "all at their defaults",
+            ),
         ]
     return [(name, value) for name, value in told if value]
 
@@ -66,6 +69,7 @@ def changed(run: Run) -> dict[str, str]:
     for name, value in run.parameters.items():
         if name in _UNTOLD or (name not in names if names is not None else defaults.get(name) == value):
             continue
+        value = value.replace("\n", "\\n")
         found[name] = value if len(value) <= _LONGEST else f"{value[:_LONGEST]}…"
     return found
 
