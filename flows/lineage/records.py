@@ -108,10 +108,10 @@ class Records:
         self._queries: dict[tuple[str, bool, bool], list[Run]] = {}
 
     def made(self, path: str, digest: str, deleted: bool = False) -> list[Run]:
-        """Runs that wrote this, the latest first."""
+        """Runs that wrote this, the latest first; the latest fifty, where the same bytes were made more often."""
         from components.tracking.delivery import _named
 
-        return self._search(f"tags.`{OUTPUT}{_named(path)}` = '{digest}'", latest=True, deleted=deleted)
+        return self._search(f"tags.`{OUTPUT}{_named(path)}` = '{digest}'", latest=True, deleted=deleted, at_most=50)
 
     def touched(self, digest: str, deleted: bool = False) -> list[Run]:
         """Runs that read, wrote or named something of this hash, the earliest first."""
@@ -225,7 +225,7 @@ class Records:
             or digest in version.tags.values()
         ]
 
-    def _search(self, wanted: str, *, latest: bool, deleted: bool = False) -> list[Run]:
+    def _search(self, wanted: str, *, latest: bool, deleted: bool = False, at_most: int | None = None) -> list[Run]:
         from mlflow.entities import ViewType
 
         key = (wanted, latest, deleted)
@@ -233,7 +233,10 @@ class Records:
             order = [f"attributes.start_time {'DESC' if latest else 'ASC'}", "attributes.run_id ASC"]
             view = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
             found = _all(
-                lambda token: self._client.search_runs(self._experiments, wanted, view, 500, order, page_token=token)
+                lambda token: self._client.search_runs(
+                    self._experiments, wanted, view, at_most or 500, order, page_token=token
+                ),
+                at_most,
             )
             self._queries[key] = [_run(run) for run in found]
         return self._queries[key]
@@ -272,12 +275,12 @@ def _download(location: str, name: str, folder: str) -> str:
     return str(download_artifacts(artifact_uri=f"{location.rstrip('/')}/{name}", dst_path=folder))
 
 
-def _all(page: Any) -> Sequence[Any]:
+def _all(page: Any, at_most: int | None = None) -> Sequence[Any]:
     found: list[Any] = []
     token: str | None = None
     while True:
         part = page(token)
         found += part
         token = part.token
-        if not token:
+        if not token or (at_most is not None and len(found) >= at_most):
             return found

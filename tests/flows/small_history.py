@@ -48,7 +48,7 @@ def model(folder: str, weights: str) -> None:
 
 
 def write_corpus(clean: Path) -> None:
-    """data/raw and data/clean, with one document that was removed as a duplicate of the first."""
+    """data/raw and data/clean, with one document that was removed as a duplicate of the first that is trained on."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -59,7 +59,8 @@ def write_corpus(clean: Path) -> None:
     source = {"name": "tiny", "kind": "npm", "location": "tiny", "version": "1.0", "sha256": ARCHIVE, "license": "MIT"}
     Path("data/raw/sources.json").write_text(json.dumps([source]), encoding="utf-8")
     shutil.copytree(clean, "data/clean")
-    first = next(iterate(clean / "documents.parquet", clean_schema()))
+    rows = iterate(clean / "documents.parquet", clean_schema())
+    first = next(row for row in rows if row["split"] == "train")
     schema = removed_schema()
     twin = {name: first.get(name) for name in schema.names}
     twin |= {"id": "twin", "rule": "near_duplicate", "reason": "alike", "duplicate_of": first["id"]}
@@ -128,3 +129,40 @@ def register(client: Any, digest: str, alias: str) -> None:
     client.set_registered_model_alias("poet", alias, made.version)
     if alias == "champion":
         client.set_model_version_tag("poet", made.version, "inkwell.promotion", json.dumps(PROMOTION))
+
+
+def many(database: Path, copies: int) -> None:
+    """Copies of all runs, models and versions, by SQL; every second copy's hashes are its own."""
+    import contextlib
+    import sqlite3
+
+    with contextlib.closing(sqlite3.connect(database)) as base:
+        base.row_factory = sqlite3.Row
+        tables = (
+            *("runs", "tags", "params", "metrics", "latest_metrics", "datasets", "inputs", "input_tags"),
+            *("logged_models", "logged_model_tags", "logged_model_params", "model_versions", "model_version_tags"),
+        )
+        rows = {table: [dict(row) for row in base.execute(f"select * from {table}")] for table in tables}
+        digests = {row["digest"] for row in rows["datasets"]}
+        for copy in range(copies):
+            for table in tables:
+                for row in rows[table]:
+                    made = {name: _renamed(name, value, copy, digests) for name, value in row.items()}
+                    if made != row:
+                        holes = ", ".join("?" * len(made))
+                        base.execute(
+                            f"insert or ignore into {table} ({', '.join(made)}) values ({holes})", [*made.values()]
+                        )
+        base.commit()
+
+
+def _renamed(column: str, value: Any, copy: int, digests: set[str]) -> Any:
+    if not isinstance(value, str):
+        return value + 100 * (copy + 1) if column == "version" else value
+    if column in ("digest", "value", "tag_value") and value in digests:
+        return f"{copy:06x}{value[6:]}" if copy % 2 else value
+    if column.endswith(("_uuid", "_id")) and column not in ("experiment_id", "user_id"):
+        return f"{copy:05d}{value[5:]}" if not value.startswith("m-") else f"m-{copy:05d}{value[7:]}"
+    if column == "source" and value.startswith("models:/m-"):
+        return f"models:/m-{copy:05d}{value[15:]}"
+    return value

@@ -51,6 +51,9 @@ def recorded(
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("INKWELL_TRACKING", "on")
+        patch.setenv(
+            "MLFLOW_TRACKING_URI", history.uri()
+        )  # the registry asks there for models, whatever its client says
         patch.setenv("INKWELL_PIPELINE", "1" * 32)
         first = history.first_pipeline(clean_folder, tokenizer_folder, token_folder)
         exported = content_hash(Path("models/export"))[:32]
@@ -225,3 +228,32 @@ def test_help_imports_nothing_heavy() -> None:
     code = "import sys; from flows.lineage.__main__ import main\ntry: main(['--help'])\nexcept SystemExit: pass\nsys.exit(any(n in sys.modules for n in ('mlflow', 'prefect', 'pyarrow', 'torch')))"
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False)  # fmt: skip
     assert done.returncode == 0
+
+
+def test_five_hundred_runs_and_a_hundred_versions_take_under_two_seconds(recorded: History, tmp_path: Path) -> None:
+    """Own work: the processor's time of the answer and of the page, without the import of MLflow (measured apart)."""
+    import shutil
+    import time
+
+    from flows.lineage.forward import who_saw
+    from flows.lineage.page import write_page
+
+    database = tmp_path / "many.db"
+    shutil.copyfile(recorded.folder / ".inkwell/mlflow.db", database)
+    history.many(database, 60)
+    Records(history.uri())  # imports
+    began = time.process_time()
+    records = Records(f"sqlite:///{database}")
+    chain = lead_back(records, recorded.first)
+    write_page(chain, tmp_path / "page.html")
+    back = time.process_time() - began
+    began = time.process_time()
+    answer = who_saw(Records(f"sqlite:///{database}"), recorded.folder, [recorded.documents["train"][0]])
+    forward = time.process_time() - began
+    print(f"back and page {back:.2f} s, forward {forward:.2f} s")
+    assert len(records.versions) >= 100
+    assert len(records._client.search_runs(records._experiments, max_results=1000)) >= 500
+    assert _paths(chain)[-1] == "source/tiny"
+    assert answer.models[0].rank[0] == 0
+    assert back < 2
+    assert forward < 2
