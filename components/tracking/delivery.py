@@ -135,6 +135,9 @@ class Delivery:
                     self._log_model(entry)
                 case "artifact":
                     self._upload(self._client.log_artifact, self._run, entry["file"], "")
+                case "tags":
+                    for name, value in entry["values"].items():
+                        self._accepted(self._client.set_tag, self._run, name, value)
                 case "unchanged":
                     self._log_unchanged(entry)
                 case "finish":
@@ -168,10 +171,9 @@ class Delivery:
             found = self._search(tags)
             if found is None and create:
                 started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.header["at"] / 1000))
-                commit = {
-                    name: value for name, value in self.header["tags"].items() if name.startswith("mlflow.source.git")
-                }
-                found = self._create(tags, f"pipeline {started}", {**commit, "mlflow.source.name": "dvc repro"})
+                step_only = ("inkwell.fingerprint", "inkwell.set")
+                around = {name: value for name, value in self.header["tags"].items() if name not in step_only}
+                found = self._create(tags, f"pipeline {started}", {**around, "mlflow.source.name": "dvc repro"})
                 self._log_parameters(found, self.header["pipeline_parameters"])
         if found and self.header["kind"] == "step":
             self._client.update_run(found, status="RUNNING")
@@ -235,7 +237,7 @@ class Delivery:
         from mlflow.data.meta_dataset import MetaDataset
         from mlflow.entities import DatasetInput, InputTag
 
-        source = CodeDatasetSource(tags={"path": entry["path"]})
+        source = CodeDatasetSource(tags={"path": entry["path"], **entry.get("facts", {})})
         dataset = MetaDataset(source=source, name=entry["path"], digest=entry["digest"])
         tags = [InputTag("mlflow.data.context", entry["role"]), InputTag("name", entry["name"])]
         self._accepted(self._client.log_inputs, self._run, datasets=[DatasetInput(dataset._to_mlflow_entity(), tags)])

@@ -100,6 +100,7 @@ class Recorder:
     def _open(self, step: Step, configuration: Configuration, inputs: Mapping[str, Path]) -> None:
         from components.step import STATE
         from components.tracking.ancestors import pipeline_identity, process_identity
+        from components.tracking.surroundings import surroundings
 
         spool = (STATE / "spool").absolute()
         spool.mkdir(parents=True, exist_ok=True)
@@ -120,7 +121,11 @@ class Recorder:
             "experiment": tracking.experiment,
             "artifacts": None if self._patience == REMOTE_PATIENCE else (STATE / "mlartifacts").absolute().as_uri(),
             "process": process_identity(os.getpid()),
-            "tags": {"inkwell.fingerprint": _fingerprint(everything, own, digests), **_commit()},
+            "tags": {
+                "inkwell.fingerprint": _fingerprint(everything, own, digests),
+                "inkwell.set": _set(configuration, own),
+                **surroundings(configuration.seed),
+            },
             "parameters": _flat({name: value for name, value in everything.items() if name in own}),
             "pipeline_parameters": _flat(everything),
         }
@@ -198,12 +203,21 @@ class Recorder:
     def finish(self, status: str, metrics: Mapping[str, float], outputs: Mapping[str, Path]) -> None:
         """Close the record ("FINISHED" or "FAILED") and deliver what is spooled, or leave it for the next step."""
         assert self.record is not None
+        from components.tracking.surroundings import accelerators
+
         written = {name: path for name, path in outputs.items() if path.exists()} if status == "FINISHED" else {}
         models = [path for path in self._inputs.values() if _is_model(path)]
         for name, path in written.items():
             self.record.append(_dataset(name, path, "output", _digest(path)))
             if _is_model(path) and _digest(path) not in self._models:
                 self.model(path.name, path, models)
+            if not models:  # what was made of a model has its origins from there
+                self._origins(path)
+            self._files(path)
+            self._documents(path)
+        cards = accelerators()
+        if cards:
+            self.record.append({"kind": "tags", "values": {"inkwell.accelerators": cards}})
         self.record.append(
             {
                 "kind": "finish",
@@ -215,6 +229,51 @@ class Recorder:
         record = self.record
         self.record = None
         self._await(record)
+
+    @_soft
+    def _origins(self, folder: Path) -> None:
+        """Record what came from outside: the sources that were read, or the model whose weights this one began with.
+
+        Told by the files in which the steps note it: `sources.json` of raw documents, `initial.json` beside a tokenizer.
+        """
+        assert self.record is not None
+        for role, name, digest, facts in _from_outside(folder):
+            path = f"{role}/{name}"
+            self.record.append({**_described(name, path, role, digest[:32]), "facts": facts})
+
+    @_soft
+    def _files(self, folder: Path) -> None:
+        """Record the plain sha256 of files that leave the house on their own, so that each leads back by itself."""
+        assert self.record is not None
+        if not _is_model(folder):
+            return
+        from components.fetching.models import folder_hash
+
+        # The hash by which `pretrain.initial` would name this folder, where another training begins with it.
+        self.record.append(_described(folder.name, _shown(folder), "file", folder_hash(folder)[:32]))
+        exported = any(folder.glob("*.gguf"))
+        for file in sorted(folder.rglob("*") if exported else folder.glob("*.safetensors")):
+            if file.is_file():
+                sha256 = file_hash(file)
+                entry = _described(file.name, _shown(file), "file", sha256[:32])
+                self.record.append({**entry, "facts": {"sha256": sha256, "bytes": str(file.stat().st_size)}})
+
+    @_soft
+    def _documents(self, folder: Path) -> None:
+        """Beside packed tokens: an index by id of the documents that they hold, kept outside the tracked outputs."""
+        from components.corpus.packed import META
+
+        assert self.record is not None
+        corpora = [path for path in self._inputs.values() if (path / "documents.parquet").exists()]
+        if not (folder / META).exists() or not (folder / "train-00000.bin").exists() or len(corpora) != 1:
+            return
+        from components.step import STATE
+        from components.tracking.documents import LARGEST_ARTIFACT, build_index, index_path
+
+        index = index_path(STATE, _digest(corpora[0]))
+        build_index(corpora[0], index, folder)
+        if index.stat().st_size <= LARGEST_ARTIFACT:
+            self.artifact(index)
 
     def _await(self, record: Record) -> None:
         courier = self._courier
@@ -253,8 +312,39 @@ def _digest(path: Path) -> str:
     return content_hash(path)[:32]
 
 
+def file_hash(path: Path) -> str:
+    """sha256 of a file's bytes: what `sha256sum` prints."""
+    import hashlib
+
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
 def _dataset(name: str, path: Path, role: str, digest: str) -> dict[str, Any]:
-    return {"kind": "dataset", "name": name, "path": _shown(path), "role": role, "digest": digest}
+    return _described(name, _shown(path), role, digest)
+
+
+def _described(name: str, path: str, role: str, digest: str) -> dict[str, Any]:
+    return {"kind": "dataset", "name": name, "path": path, "role": role, "digest": digest}
+
+
+def _from_outside(folder: Path) -> list[tuple[str, str, str, dict[str, str]]]:
+    """(role, name, sha256, facts) of each origin that a folder names; a source without a hash has none to be found by."""
+    found = []
+    for role, file, named in (("source", "sources.json", "name"), ("initial", "initial.json", "model")):
+        if not (folder / file).is_file():
+            continue
+        said = json.loads((folder / file).read_text(encoding="utf-8"))
+        entries = said if isinstance(said, list) else said.get("sources", [said])
+        for entry in entries:
+            facts = {
+                name: str(entry[name])
+                for name in ("kind", "location", "version", "role", "license", "sha256", "documents", "characters")
+                if entry.get(name) is not None
+            }
+            if entry.get("sha256"):
+                found.append((role, str(entry.get(named)), str(entry["sha256"]), facts))
+    return found
 
 
 def _shown(path: Path) -> str:
@@ -296,9 +386,11 @@ def _fingerprint(everything: Mapping[str, Any], own: set[str], digests: Mapping[
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _commit() -> dict[str, str]:
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return {}
-    return {"mlflow.source.git.commit": done.stdout.strip()} if done.returncode == 0 else {}
+def _set(configuration: Configuration, own: set[str]) -> str:
+    """Names of the step's parameters whose values are not this code's defaults, as JSON."""
+    from components.configuration import parse
+
+    given = configuration.model_dump(mode="json", by_alias=True, include=own)
+    least = {"ingest": {"sources": [{"name": "any", "kind": "path", "location": "any"}]}}
+    defaults = _flat(parse(least).model_dump(mode="json", by_alias=True, include=own))
+    return json.dumps([name for name, value in _flat(given).items() if defaults.get(name) != value])
