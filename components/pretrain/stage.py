@@ -49,7 +49,9 @@ def run(context: Context) -> None:
             return [completion.text for completion in drawn]
 
         def save(current: PreTrainedModel, folder: Path) -> None:
-            save_model(current, context.inputs["tokenizer"], folder, intermediate_card(context.configuration, parameters))
+            save_model(
+                current, context.inputs["tokenizer"], folder, intermediate_card(context.configuration, parameters)
+            )
 
         training = prepare(
             parameters,
