@@ -11,9 +11,10 @@ A version is an export: its logged model, made by the export step, and tags that
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,8 +109,8 @@ class Registry:
         return sorted((self._described(one) for one in found), key=lambda one: int(one.number))
 
     def _described(self, found: Any) -> Version:
-        # a search does not tell the logged model's id, the source does
-        model = str(found.source or "").removeprefix("models:/")
+        # a search does not always tell the logged model's id; the source does where it is one
+        model = str(getattr(found, "model_id", None) or str(found.source or "").removeprefix("models:/"))
         return Version(str(found.version), dict(found.tags or {}), model, str(found.run_id or ""))
 
     def register(self, digest: str, name: str, tags: Mapping[str, str], path: str, files: Path) -> Version:
@@ -128,9 +129,10 @@ class Registry:
                 version = known[-1]
             else:
                 model, run = self._logged_model(digest, name, path, files)
-                made = self._client.create_model_version(
-                    self.name, f"models:/{model}", run_id=run or None, model_id=model, tags={DIGEST: digest, **tags}
-                )
+                with _tracking(self.uri):
+                    made = self._client.create_model_version(
+                        self.name, f"models:/{model}", run_id=run or None, model_id=model, tags={DIGEST: digest, **tags}
+                    )
                 version = self._described(self._client.get_model_version(self.name, made.version))
             champion = self.holder(CHAMPION)
             if champion is None or champion.number != version.number:
@@ -201,6 +203,19 @@ class Registry:
         except MlflowException as error:
             raise self._away(error) from error
         return str(run.info.run_id)
+
+
+@contextlib.contextmanager
+def _tracking(uri: str) -> Iterator[None]:
+    """MLflow resolves `models:/ID` with the process' own tracking server, whatever the client was told."""
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
 
 
 def now() -> str:
