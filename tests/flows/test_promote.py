@@ -3,36 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flows.promote import KEPT_CHAMPION, decide, main
-from flows.registry import CHAMPION, CHALLENGER, PROMOTION, Registry
-from tests.flows.candidates import export_of, make_pipeline, prepare, reproduce, set_parameter, write_json
+from flows.promote import KEPT_CHAMPION, Check, Task, main, verdict
+from flows.registry import CHALLENGER, CHAMPION, PROMOTION, Registry
+from tests.flows.candidates import make_pipeline, prepare, reproduce, set_parameter
 from tests.tiny_corpus import clean_rows
-
-
-@pytest.fixture(scope="session")
-def exports(
-    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, raw_folder: Path, clean_folder: Path, token_folder: Path
-) -> dict[str, Path]:
-    """The same small model twice: as it is, and with its embedding blown up, which costs it bits."""
-    from safetensors.torch import load_file, save_file
-
-    place = tmp_path_factory.mktemp("exports")
-    worse = place / "worse"
-    shutil.copytree(tiny_model, worse)
-    weights = load_file(worse / "model.safetensors")
-    weights["model.embed_tokens.weight"] *= 40
-    save_file(weights, worse / "model.safetensors", metadata={"format": "pt"})
-    folders = (raw_folder, clean_folder, token_folder)
-    return {
-        "better": export_of(tiny_model, place / "a", *folders),
-        "worse": export_of(worse, place / "b", *folders),
-    }
 
 
 @pytest.fixture
@@ -94,3 +73,61 @@ def test_the_first_is_crowned_a_better_one_replaces_it_and_a_worse_one_does_not(
     assert challenger is not None
     assert challenger.number == "3"
     assert "bits_per_char" in json.loads(challenger.tags["inkwell.refusal"])["reason"]
+
+
+def test_what_cannot_be_judged_or_trusted_is_refused_in_a_sentence(
+    candidates: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, make = candidates
+    assert main(["--workspace", str(folder)]) == 2  # nothing has run
+    assert "out of date" in capsys.readouterr().err
+    make("worse", 0.4)
+    set_parameter(folder, "tracking", enabled=False)
+    assert main(["--workspace", str(folder)]) == 2
+    assert "tracking.enabled is false" in capsys.readouterr().err
+    set_parameter(folder, "tracking", enabled=True)
+    set_parameter(folder, "promotion", maximum_bytes=10)
+    assert main(["--workspace", str(folder)]) == KEPT_CHAMPION  # not even the first
+    assert "maximum bytes" in capsys.readouterr().out
+    assert Registry(folder).holder(CHAMPION) is None
+
+
+def test_another_corpus_is_judged_on_what_both_hold_out(candidates: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, make = candidates
+    rows = clean_rows()
+    make("worse", 0.4, rows)
+    assert main(["--workspace", str(folder)]) == 0
+    # ten held-out documents are trained on now, and ten others held out
+    moved = [row | {"split": "train"} if index % 40 == 0 else row for index, row in enumerate(rows)]
+    moved = [row | {"split": "validation"} if index % 40 == 1 else row for index, row in enumerate(moved)]
+    make("better", 0.4, moved, seed=2)
+    assert main(["--workspace", str(folder)]) == 0
+    evidence = json.loads((folder / ".inkwell/promotion/inkwell-2/promotion.json").read_text())
+    assert evidence["held_out"] == {"both": 30, "champion": 40, "challenger": 40, "scored": 30}
+    assert all(task["documents"] <= 30 for task in evidence["tasks"])
+    page = (folder / ".inkwell/promotion/inkwell-2/promotion.html").read_text()
+    assert "judged on the 30 that both hold out" in page
+    assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
+
+
+def _task(**changes: Any) -> Task:
+    values: dict[str, Any] = {"task": "next_line", "champion": 0.5, "challenger": 0.6, "gain": 0.1, "low": 0.05}
+    values |= {"high": 0.15, "p": 0.001, "adjusted": 0.002, "documents": 100, "differing": 50, "bound": 0.05}
+    return Task(**{**values, "judged": True, **changes})
+
+
+def test_the_verdict_weighs_gains_bounds_and_checks() -> None:
+    from components.configuration import Promotion
+
+    promotion = Promotion()
+    green = [Check("validate", True, "")]
+    assert verdict([_task()], green, promotion)[0]
+    assert not verdict([_task(adjusted=0.06)], green, promotion)[0]
+    worse = _task(task="form", gain=-0.06, adjusted=1.0)
+    assert verdict([_task(), _task(task="form", gain=-0.04, adjusted=1.0)], green, promotion)[0]
+    promoted, why = verdict([_task(), worse], green, promotion)
+    assert (promoted, "past the bound at form" in why) == (False, True)
+    promoted, why = verdict([_task()], [Check("speed", False, "slow")], promotion)
+    assert (promoted, why) == (False, "speed: slow")
+    promoted, why = verdict([_task(judged=False, documents=7)], green, promotion)
+    assert (promoted, "7 of the same documents" in why) == (False, True)
