@@ -153,7 +153,8 @@ def _explain(error: ValidationError, where: str) -> str:
     if first["type"] == "missing":
         return f"{where}: parameter {place!r} is missing."
     given = re.sub(r"//[^/\s]*@", "//...@", repr(first["input"]))  # a login in an address is not for logs
-    shown = f" = {given}" if len(given) <= 200 else ""  # a whole list of sources says less than its name
+    # a whole list of sources says less than its name; what stands in place of a secret's name may be the secret
+    shown = f" = {given}" if len(given) <= 200 and not place.startswith("notifications.") else ""
     return f"{where}: parameter {place!r}{shown} is not allowed: {first['msg']}."
 
 
