@@ -96,7 +96,7 @@ def _outcome(task: Task, error_rate: float) -> str:
         return "too few documents in common"
     if task.regressed():
         return "worse past the bound"
-    return "better" if task.gain > 0 and task.adjusted <= error_rate else "no difference that is sure"
+    return "better" if task.gain > 0 and task.adjusted <= error_rate else "within the noise"
 
 
 def _gains(tasks: list[Task]) -> Picture:
@@ -114,7 +114,7 @@ def _gains(tasks: list[Task]) -> Picture:
         axes.axvline(-1, color=MUTED, linewidth=0.8, linestyle="--")
         axes.set_yticks(range(len(shown)), [_NAMES.get(task.task, task.task) for task in shown])
         axes.set_ylim(len(shown) - 0.5, -0.5)
-        axes.set_xlabel("gain in units of the bound; left of the dashed line is a regression")
+        axes.set_xlabel("gain in units of the bound; a regression left of -1")
         axes.tick_params(length=0)
         axes.margins(x=0.08)
 
