@@ -97,6 +97,17 @@ def plan(workspace: Path, when: str | None) -> list[str]:
     return said
 
 
+def _before_a_server_starts(workspace: Path) -> None:
+    """What would stop the flow at once is told at once, and without the traceback that Prefect logs."""
+    from components.tracking.delivery import exclusive
+    from flows.registry import Registry
+
+    with exclusive(lock_of(workspace)) as mine:
+        if not mine:
+            raise InkwellError(f"{workspace.resolve().name}: another retraining works here; let it end.")
+    Registry(workspace)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -115,6 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.plan:
             print("\n".join(plan(arguments.workspace, arguments.when)))
             return 0
+        _before_a_server_starts(arguments.workspace)
         from flows.pipeline import set_environment
 
         set_environment()
