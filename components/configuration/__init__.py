@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from components.configuration.clean import Bound, Clean
 from components.configuration.conversations import Instruct
 from components.configuration.ingest import Ingest, Source
+from components.configuration.operations import Notifications, Promotion, Retraining
 from components.configuration.outputs import Evaluate, Export, Report, Sampling, Tracking
 from components.configuration.strict import Section
 from components.configuration.tag import Tag
@@ -36,8 +37,11 @@ __all__ = [
     "Ingest",
     "Instruct",
     "Machine",
+    "Notifications",
     "Pretrain",
+    "Promotion",
     "Report",
+    "Retraining",
     "Sampling",
     "Section",
     "Sft",
@@ -73,6 +77,9 @@ class Configuration(Section):
     export: Export = Field(default_factory=Export)
     report: Report = Field(default_factory=Report)
     tracking: Tracking = Field(default_factory=Tracking)
+    promotion: Promotion = Field(default_factory=Promotion)
+    retraining: Retraining = Field(default_factory=Retraining)
+    notifications: Notifications = Field(default_factory=Notifications)
 
     @field_validator("language")
     @classmethod
@@ -146,7 +153,8 @@ def _explain(error: ValidationError, where: str) -> str:
     if first["type"] == "missing":
         return f"{where}: parameter {place!r} is missing."
     given = re.sub(r"//[^/\s]*@", "//...@", repr(first["input"]))  # a login in an address is not for logs
-    shown = f" = {given}" if len(given) <= 200 else ""  # a whole list of sources says less than its name
+    # a whole list of sources says less than its name; what stands in place of a secret's name may be the secret
+    shown = f" = {given}" if len(given) <= 200 and not place.startswith("notifications.") else ""
     return f"{where}: parameter {place!r}{shown} is not allowed: {first['msg']}."
 
 

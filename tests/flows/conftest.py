@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 
 from flows.pipeline import set_environment
 from flows.processes import environment
+from tests.flows.candidates import export_of
 
 set_environment()
 
@@ -62,3 +64,23 @@ def prefect_server() -> Iterator[None]:
 
     with prefect_test_harness(server_startup_timeout=120):
         yield
+
+
+@pytest.fixture(scope="session")
+def exports(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, raw_folder: Path, clean_folder: Path, token_folder: Path
+) -> dict[str, Path]:
+    """The same small model twice: as it is, and with its embedding blown up, which costs it bits."""
+    from safetensors.torch import load_file, save_file
+
+    place = tmp_path_factory.mktemp("exports")
+    worse = place / "worse"
+    shutil.copytree(tiny_model, worse)
+    weights = load_file(worse / "model.safetensors")
+    weights["model.embed_tokens.weight"] *= 40
+    save_file(weights, worse / "model.safetensors", metadata={"format": "pt"})
+    folders = (raw_folder, clean_folder, token_folder)
+    return {
+        "better": export_of(tiny_model, place / "a", *folders),
+        "worse": export_of(worse, place / "b", *folders),
+    }

@@ -1,0 +1,72 @@
+"""What Prefect runs on a schedule or at a click: promote, retrain, notify. The pipeline itself is flows.orchestration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+
+from components.errors import InkwellError
+from flows.orchestration import PipelineError, pipeline
+
+
+@flow(name="inkwell-promote", persist_result=False, validate_parameters=False)
+def promote(workspace: str = ".", by: str | None = None, note: str = "") -> dict[str, Any]:
+    """Judge the workspace's model against the champion; the evidence is an artifact. {promoted, reason, version}."""
+    from flows.notify import tell
+    from flows.promote import decide, sentence
+    from flows.promotion_page import as_markdown
+
+    folder = Path(workspace).resolve()
+    decision = decide(folder, by, note=note)
+    get_run_logger().info(sentence(decision))
+    create_markdown_artifact(key="promotion", markdown=as_markdown(decision), description=sentence(decision)[:2000])
+    if decision.pages:
+        page = decision.pages.with_suffix(".html").absolute()
+        create_link_artifact(key="promotion-page", link=page.as_uri(), description="The evidence, offline")
+    tell(folder, "promoted" if decision.promoted else "kept", sentence(decision))
+    return {
+        "promoted": decision.promoted,
+        "reason": decision.reason,
+        "version": decision.challenger["version"],
+        "said": sentence(decision),
+    }
+
+
+@flow(name="inkwell-retrain", persist_result=False, validate_parameters=False)
+def retrain(workspace: str = ".", when: str | None = None) -> dict[str, Any]:
+    """Look whether the corpus has changed; if so (or `when` is "always") train, judge and perhaps promote.
+
+    Fails when another retraining works in the same folder, a stage fails, or the registry is away.
+    """
+    from components.tracking.delivery import exclusive
+    from flows.notify import tell
+    from flows.retrain import lock_of, why
+
+    folder = Path(workspace).resolve()
+    logger = get_run_logger()
+    with exclusive(lock_of(folder)) as mine:
+        if not mine:
+            raise InkwellError(f"{folder.name}: another retraining works here; let it end.")
+        try:
+            reason = why(folder, when, lambda targets, force: pipeline(str(folder), targets, force))
+            if not reason:
+                logger.info("the corpus is the champion's: nothing to do")
+                return {"promoted": False, "reason": "the corpus is the champion's", "version": None, "said": ""}
+            logger.info(f"retraining: {reason}")
+            pipeline(str(folder))
+            outcome: dict[str, Any] = promote(str(folder), by="flows.retrain", note=reason)
+            return outcome
+        except (InkwellError, PipelineError) as error:
+            tell(folder, "failed", f"Retraining stopped: {error}")
+            raise
+
+
+@flow(name="inkwell-notify", persist_result=False, validate_parameters=False)
+def notify(text: str, event: str = "failed", workspace: str = ".") -> list[str]:
+    """Tell people by the channels of `notifications`; automations call it for runs that cannot speak any more."""
+    from flows.notify import tell
+
+    return tell(Path(workspace).resolve(), event, text)
