@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,14 +92,10 @@ def chaos(parts: Parts, folder: Path, runs: int, seed: int, kinds: Sequence[str]
     with Grounds(folder / "chaos") as grounds:
         for trial in trials(runs, seed, kinds, smoke_every):
             if not parts.has(trial.name):
-                reference = parts.done(
-                    f"reference-{'smoke' if trial.smoke else 'tiny'}",
-                    lambda trial=trial: grounds.undisturbed(trial.smoke),
-                )
+                size = "smoke" if trial.smoke else "tiny"
+                reference = parts.done(f"reference-{size}", partial(grounds.undisturbed, trial.smoke))
                 print(f"  {trial.name}: {trial.fault}", flush=True)
-                outcome = parts.done(
-                    trial.name, lambda trial=trial, reference=reference: run_trial(grounds, trial, reference)
-                )
+                outcome = parts.done(trial.name, partial(run_trial, grounds, trial, reference))
             else:
                 outcome = parts.read(trial.name)
             found.append(outcome)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows.processes import environment
+
+if TYPE_CHECKING:
+    import psutil
 
 WATCHED = (
     "data/raw",
@@ -44,8 +49,8 @@ def half_written(workspace: Path) -> list[str]:
     )
 
 
-def at_work(*folders: Path) -> list[str]:
-    """Commands of processes in any of the folders, this one not among them."""
+def at_work(*folders: Path) -> list[psutil.Process]:
+    """Processes in any of the folders, this one not among them."""
     import psutil
 
     found = []
@@ -54,9 +59,28 @@ def at_work(*folders: Path) -> list[str]:
         try:
             inside = any(Path(process.cwd()).is_relative_to(root) for root in roots)
             if inside and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(" ".join(process.cmdline()))
+                found.append(process)
         except (psutil.Error, OSError):
             continue
+    return found
+
+
+def end_all_in(folder: Path) -> None:
+    """SIGKILL to whoever works in `folder`."""
+    import psutil
+
+    for process in at_work(folder):
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+def _commands(processes: Iterable[psutil.Process]) -> list[str]:
+    import psutil
+
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            found.append(" ".join(process.cmdline()))
     return found
 
 
@@ -67,7 +91,7 @@ def orphans(*folders: Path, patience: float = 20.0) -> list[str]:
     """
     deadline = time.monotonic() + patience
     while True:
-        left = [command for command in at_work(*folders) if "components.tracking" not in command]
+        left = [command for command in _commands(at_work(*folders)) if "components.tracking" not in command]
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(0.5)

@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.chaos import faults
 from benchmarks.chaos.services import Service, free_port, object_store, postgres, prefect_server
-from benchmarks.chaos.soundness import faults_of, hashes, orphans
+from benchmarks.chaos.soundness import end_all_in, faults_of, hashes, orphans
 from components.errors import InkwellError
 from flows.processes import environment
 from flows.workspace import make_workspace
@@ -169,6 +169,7 @@ def run_trial(grounds: Grounds, trial: Trial, expected: Mapping[str, str]) -> di
     """
     rng = random.Random(trial.seed)
     began = time.monotonic()
+    end_all_in(grounds.folder / trial.name)  # of a benchmark that was killed
     workspace = _copy(grounds.template(trial.smoke), grounds.folder / trial.name)
     targets = [] if trial.smoke else list(TINY_TARGETS)
     story: list[str] = []
