@@ -28,6 +28,7 @@ WATCHED = (
     "models/aligned",
     "models/export",
 )
+MARK = "INKWELL_CHAOS"  # in the environment of what a trial starts
 # components.atomic's temporary names, and those of DVC's checkouts.
 _HALF = re.compile(r"^\..+\.\d+\.|\.copying$|^\.[A-Za-z0-9_-]{22}\.tmp$")
 
@@ -66,12 +67,13 @@ def at_work(*folders: Path) -> list[psutil.Process]:
 
 
 def end_all_in(folder: Path) -> None:
-    """SIGKILL to whoever works in `folder`."""
+    """SIGKILL to what a trial has started in `folder`; a person's shell there is left alone."""
     import psutil
 
     for process in at_work(folder):
         with contextlib.suppress(psutil.Error):
-            process.kill()
+            if MARK in process.environ():
+                process.kill()
 
 
 def _commands(processes: Iterable[psutil.Process]) -> list[str]:

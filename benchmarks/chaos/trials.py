@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.chaos import faults
 from benchmarks.chaos.services import Service, free_port, object_store, postgres, prefect_server
-from benchmarks.chaos.soundness import end_all_in, faults_of, hashes, orphans
+from benchmarks.chaos.soundness import MARK, end_all_in, faults_of, hashes, orphans
 from components.errors import InkwellError
 from flows.processes import environment
 from flows.workspace import make_workspace
@@ -135,7 +135,7 @@ class Pipeline:
             self.process = subprocess.Popen(
                 command,
                 cwd=workspace,
-                env=dict(env),
+                env={**env, MARK: "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=written,
                 stderr=written,
@@ -313,6 +313,7 @@ def _into_git(workspace: Path) -> None:
     config["core"].pop("no_scm", None)
     config.write()
     (workspace / ".gitignore").write_text("/data/\n/models/\n/reports/\n/.inkwell/\n__pycache__/\n", encoding="utf-8")
+    (workspace / ".dvc" / ".gitignore").write_text("/config.local\n/tmp\n/cache\n", encoding="utf-8")
     git(workspace, "init", "-q")
     git(workspace, "add", "-A")
     git(workspace, "-c", "user.name=chaos", "-c", "user.email=chaos@localhost", "commit", "-qm", "A pipeline")

@@ -63,8 +63,8 @@ class Isolated:
                     print(f"isolated: not all that is here went to the remote ({error}).", file=sys.stderr)
 
     def _results(self) -> set[str]:
-        """What the pipeline itself writes, and git may know: dvc.lock and the outputs that DVC does not keep."""
-        return {"dvc.lock", *(path for stage in read_stages(self.folder) for path in stage.uncached)}
+        """What the pipeline itself writes, and git may know: dvc.lock, DVC's own list of its folders, outputs that it does not keep."""
+        return {"dvc.lock", ".dvc/.gitignore", *(path for stage in read_stages(self.folder) for path in stage.uncached)}
 
     def command(self, stage: Stage, force: bool) -> list[str]:
         """The worker's command line, behind the launcher of the stage's pool."""

@@ -23,6 +23,8 @@ from pathlib import Path
 from components.errors import InkwellError
 from flows.placement.snapshot import git
 
+_MARK = "INKWELL_WORKER"  # the clone that a process was started in
+
 
 def work(commit: str, stage: str, remote: str, repository: str, scratch: Path, force: bool = False) -> int:
     """Bring `stage` up to date at `commit` and hand it over; the exit status of DVC.
@@ -67,13 +69,17 @@ def _alone(lock: Path, stage: str) -> Iterator[None]:
 
 
 def _end_leftovers(clone: Path) -> None:
-    """End what a killed worker left: whoever works in the clone while its lock is ours belongs to nobody."""
+    """End what a killed worker left: what a worker started in the clone, and is alive while the clone's lock is ours, belongs to nobody.
+
+    They are known by a mark in their environment, so that a person's shell in the clone is left alone.
+    """
     import psutil
 
     left = []
     for process in psutil.process_iter():
         try:
-            if process.pid != os.getpid() and Path(process.cwd()).is_relative_to(clone):
+            inside = process.pid != os.getpid() and Path(process.cwd()).is_relative_to(clone)
+            if inside and process.environ().get(_MARK) == str(clone):
                 left.append(process)
         except (psutil.Error, OSError):
             continue
@@ -113,7 +119,8 @@ def _dvc(clone: Path, *arguments: str) -> int:
     """Run `dvc` in the clone with its output passed on; the exit status."""
     from flows.processes import Command, environment
 
-    with Command([sys.executable, "-m", "dvc", *arguments], clone, environment(), together=True) as running:
+    env = {**environment(), _MARK: str(clone)}
+    with Command([sys.executable, "-m", "dvc", *arguments], clone, env, together=True) as running:
         for line in running.lines():
             print(line, flush=True)
         return running.wait()

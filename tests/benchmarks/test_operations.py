@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.chaos import trials as chaos
 from benchmarks.chaos.faults import FAULTS, corrupt_cache
-from benchmarks.chaos.soundness import end_all_in, half_written, hashes, orphans
+from benchmarks.chaos.soundness import MARK, end_all_in, half_written, hashes, orphans
 from benchmarks.operations import main
 from tests.tiny_corpus import poems
 
@@ -35,7 +35,9 @@ def test_half_written_outputs_and_processes_left_behind_are_seen(tmp_path: Path)
     (tmp_path / "data" / f".clean.{os.getpid()}.x1").mkdir()
     assert half_written(tmp_path) == [f"data/.clean.{os.getpid()}.x1"]
     assert orphans(tmp_path, patience=0) == []
-    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], cwd=tmp_path)
+    sleeper = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)"], cwd=tmp_path, env={**os.environ, MARK: "1"}
+    )
     try:
         assert len(orphans(tmp_path, patience=0)) == 1
         end_all_in(tmp_path)

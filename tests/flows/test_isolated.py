@@ -72,6 +72,7 @@ def repository(workspace: Path) -> Path:
     (workspace / ".dvcignore").write_text(".inkwell\n")
     # The fixture makes it without git; DVC takes to git as soon as its configuration does not say otherwise.
     (workspace / ".dvc" / "config").write_text("[core]\n    analytics = false\n    autostage = false\n")
+    (workspace / ".dvc" / ".gitignore").write_text("/config.local\n/tmp\n/cache\n")
     for command in (
         ["init", "-q"],
         ["config", "user.name", "tester"],
@@ -115,7 +116,7 @@ def test_a_killed_worker_is_tried_again_and_the_outcome_is_that_of_one_workspace
     scratch = tmp_path / "workers"
 
     def kill_the_worker() -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             for process in _processes_in(repository):
                 command = process.cmdline()
