@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,24 @@ def read_stages(workspace: Path, targets: Sequence[str] = (), downstream: Sequen
     With `targets`, those and what they need; with `downstream`, those and what needs them; with both, what both name.
     Raises InkwellError when the folder is no DVC repository, dvc.yaml is broken, or a target is unknown.
     """
-    import networkx
+    with _repository(workspace) as repo:
+        return _stages_of(repo, workspace, targets, downstream)
+
+
+def read_changes(
+    workspace: Path, targets: Sequence[str] = (), downstream: Sequence[str] = ()
+) -> tuple[list[Stage], dict[str, list[Any]]]:
+    """`read_stages`, and what `dvc status` says of those that have changed, by name; the graph is read once for both."""
+    # From inside: DVC's status takes outputs that the process is not beside for some of another repository.
+    with _repository(workspace) as repo, chdir(workspace):
+        stages = _stages_of(repo, Path(), targets, downstream)
+        return stages, dict(repo.status(targets=[stage.name for stage in stages]))
+
+
+@contextmanager
+def _repository(workspace: Path) -> Iterator[Any]:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
-    from dvc.stage import PipelineStage
 
     if not (workspace / "dvc.yaml").exists() or not (workspace / ".dvc").exists():
         raise InkwellError(
@@ -47,18 +62,23 @@ def read_stages(workspace: Path, targets: Sequence[str] = (), downstream: Sequen
         )
     try:
         with Repo(str(workspace)) as repo:
-            graph = repo.index.graph  # an edge a -> b means: a depends on b
-            found = {node.name: node for node in graph if isinstance(node, PipelineStage)}
-            names = networkx.DiGraph()
-            names.add_nodes_from(found)
-            names.add_edges_from(
-                (a.name, b.name)
-                for a, b in graph.edges
-                if isinstance(a, PipelineStage) and isinstance(b, PipelineStage)
-            )
-            described = {name: _describe(node, names, workspace) for name, node in found.items()}
+            yield repo
     except DvcException as error:
         raise InkwellError(f"{workspace / 'dvc.yaml'} is no valid pipeline: {' '.join(str(error).split())}.") from error
+
+
+def _stages_of(repo: Any, workspace: Path, targets: Sequence[str], downstream: Sequence[str]) -> list[Stage]:
+    import networkx
+    from dvc.stage import PipelineStage
+
+    graph = repo.index.graph  # an edge a -> b means: a depends on b
+    found = {node.name: node for node in graph if isinstance(node, PipelineStage)}
+    names = networkx.DiGraph()
+    names.add_nodes_from(found)
+    names.add_edges_from(
+        (a.name, b.name) for a, b in graph.edges if isinstance(a, PipelineStage) and isinstance(b, PipelineStage)
+    )
+    described = {name: _describe(node, names, workspace) for name, node in found.items()}
     unknown = [name for name in (*targets, *downstream) if name not in described]
     if unknown:
         raise InkwellError(f"there is no stage {unknown[0]!r}; known are {', '.join(described)}.")

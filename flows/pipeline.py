@@ -10,9 +10,7 @@ python -m flows.pipeline --placement isolated --remote store     each stage in a
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,15 +67,12 @@ def refuse(flags: Sequence[str]) -> None:
 
 def plan(workspace: Path, targets: Sequence[str], force: bool, downstream: Sequence[str] = ()) -> list[tuple[str, str]]:
     """(stage, why it would run), in order; "" for a stage that would be left as it is."""
-    from flows.graph import read_stages
-    from flows.processes import environment
+    from components.step import quiet_environment
+    from flows.graph import read_changes
 
-    stages = read_stages(workspace, targets, downstream)
-    command = [sys.executable, "-m", "dvc", "status", "--json", *(stage.name for stage in stages)]
-    done = subprocess.run(command, cwd=workspace, env=environment(), capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise InkwellError(f"`dvc status` failed: {' '.join(done.stderr.split())}.")
-    status = json.loads(done.stdout)
+    quiet_environment()
+    os.environ["DVC_NO_ANALYTICS"] = "1"
+    stages, status = read_changes(workspace, targets, downstream)
     found: dict[str, str] = {}
     for stage in stages:
         before = [name for name in stage.upstream if found.get(name)]
