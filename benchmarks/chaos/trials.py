@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 import subprocess
@@ -132,15 +133,19 @@ class Pipeline:
             command = ["bash", "-c", f'ulimit -f {limit_blocks} && exec "$@"', "bash", *command]
         self._from = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as written:
-            self.process = subprocess.Popen(
-                command,
-                cwd=workspace,
-                env={**env, MARK: "1"},
-                stdin=subprocess.DEVNULL,
-                stdout=written,
-                stderr=written,
-                start_new_session=True,
-            )
+            # By way of `cat`, which no limit of file sizes holds for.
+            self._writer = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=written, start_new_session=True)
+        assert self._writer.stdin is not None
+        self.process = subprocess.Popen(
+            command,
+            cwd=workspace,
+            env={**env, MARK: "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=self._writer.stdin,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self._writer.stdin.close()
         self.pid = self.process.pid
 
     def alive(self) -> bool:
@@ -156,7 +161,9 @@ class Pipeline:
             raise InkwellError(f"the pipeline did not end in {_PATIENCE / 60:.0f} minutes ({self.log})") from None
 
     def said(self) -> str:
-        """Everything that it wrote."""
+        """Everything that it wrote, as far as what it started lets go of its output within some seconds."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._writer.wait(20)
         with self.log.open("rb") as written:
             written.seek(self._from)
             return written.read().decode(errors="replace")
