@@ -65,6 +65,7 @@ def repository(workspace: Path) -> Path:
     described = yaml.safe_load(text)
     described["stages"]["left"]["outs"] = ["b.txt", {"page.html": {"cache": False}}]
     described["stages"]["left"]["meta"] = {"retries": 1}
+    described["stages"]["first"]["meta"] = {"timeout_minutes": 30}
     described["stages"]["last"]["deps"].append("page.html")
     (workspace / "dvc.yaml").write_text(yaml.safe_dump(described))
     (workspace / "left.py").write_text(LEFT + "open('page.html', 'w').write('<p>')\n")
@@ -143,6 +144,44 @@ def test_a_killed_worker_is_tried_again_and_the_outcome_is_that_of_one_workspace
     git(tmp_path, "clone", "-q", str(repository), str(alone))
     subprocess.run([sys.executable, "-m", "dvc", "repro", "-q"], cwd=alone, env=environment(), check=True)
     assert _hashes(repository) == _hashes(alone)
+
+
+def test_a_worker_killed_with_its_whole_group_leaves_nobody_and_the_next_one_finishes(
+    repository: Path, store: str, tmp_path: Path
+) -> None:
+    from flows.placement.handover import Store
+    from flows.placement.worker import main as worker
+
+    marker = tmp_path / "again"
+    slow = f"import os, time\nif not os.path.exists({str(marker)!r}):\n    time.sleep(300)\n"
+    (repository / "first.py").write_text(slow + "open('a.txt', 'w').write(open('in.txt').read())\n")
+    described = yaml.safe_load((repository / "dvc.yaml").read_text())
+    described["stages"]["first"] = {"cmd": "python first.py", "deps": ["in.txt", "first.py"], "outs": ["a.txt"]}
+    (repository / "dvc.yaml").write_text(yaml.safe_dump(described))
+    git(repository, "add", "-A")
+    git(repository, "commit", "-qm", "Slow at first")
+    commit = git(repository, "rev-parse", "HEAD").strip()
+    scratch = tmp_path / "workers"
+    arguments = ["--commit", commit, "--stage", "first", "--remote", store]
+    arguments += ["--repository", str(repository), "--scratch", str(scratch)]
+    command = [sys.executable, "-m", "flows.placement.worker", *arguments]
+    killed = subprocess.Popen(command, cwd=repository, env=environment(), start_new_session=True)
+    try:
+        deadline = time.monotonic() + 240
+        while not any("first.py" in " ".join(process.cmdline()) for process in _processes_in(scratch)):
+            assert killed.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    finally:
+        os.killpg(killed.pid, signal.SIGKILL)
+        killed.wait()
+    assert not Store(repository, store).get(commit, ["first"])
+    marker.touch()
+    assert worker(arguments) == 0
+    assert not _processes_in(scratch)
+    handed = Store(repository, store).get(commit, ["first"])["first"]
+    assert [out["path"] for out in handed.entry["outs"]] == ["a.txt"]
+    assert (scratch / commit / "first" / "a.txt").read_text() == "in"
 
 
 def test_another_clone_finds_what_the_first_one_made(repository: Path, store: str, tmp_path: Path) -> None:
