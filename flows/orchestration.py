@@ -1,17 +1,17 @@
 """The Prefect flow itself. DVC says what there is to do and remembers what was done; Prefect runs, retries and shows it.
 
-Each stage is a task that runs `dvc repro --single-item` in a process group of its own. Results are neither cached nor
+Each stage is a task that runs `dvc repro --single-item` in a process group of its own, where its placement says. Results are neither cached nor
 persisted by Prefect: its cache keys do not see files.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from components.errors import InkwellError
 from flows.graph import Stage, read_stages
+from flows.placement.described import placed
+from flows.placement.workspace import Placement
 from flows.processes import Command, environment
+from flows.progress import StageProgress, where_to_look
 from flows.record import record_pipeline
 
 _KEY_FIGURES = {
@@ -32,6 +36,9 @@ _KEY_FIGURES = {
     "evaluate": ("sft.five_char_lines",),
     "export": ("kl_q8_0", "greedy_identical_f16"),
 }
+# Lines of DVC's around an error that say less than what the stage said itself.
+_NOT_THE_REASON = ("ERROR: failed to reproduce", "Use `dvc push`", "To track the changes", "> ", "\tgit add")
+RETRY_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,11 @@ class Running:
         self._lock = threading.Lock()
         self._commands: set[Command] = set()
         self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether the flow has ended and nothing may begin."""
+        return self._closed
 
     def add(self, command: Command) -> None:
         """Take a command in; after `end_all` it is ended at once."""
@@ -80,29 +92,35 @@ class Running:
             ender.join()
 
 
-# Prefect gives a task its parameters only, and wants to show them: the registry is found by the flow run's identity.
-_running: dict[str, Running] = {}
+@dataclass
+class _Run:
+    placement: Placement
+    stages: Mapping[str, Stage]
+    running: Running = field(default_factory=Running)
+
+
+# Prefect gives a task its parameters only, and wants to show them: the rest is found by the flow run's identity.
+_runs: dict[str, _Run] = {}
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def run_stage(workspace: str, stage: str, pipeline: str, force: bool, timeout_minutes: float | None) -> Outcome:
     """Bring one stage up to date and tell what that took; raises StageError when its command fails."""
+    run = _runs[pipeline]
+    with _slot(run.stages[stage].concurrency, run.running):
+        return _run_command(run, run.stages[stage], pipeline, force, timeout_minutes)
+
+
+def _run_command(run: _Run, stage: Stage, pipeline: str, force: bool, timeout_minutes: float | None) -> Outcome:
     logger = get_run_logger()
-    command = [
-        sys.executable,
-        "-m",
-        "dvc",
-        "--wait-for-lock",
-        "repro",
-        "--single-item",
-        *(["--force"] if force else []),
-        stage,
-    ]
-    state, last = "unchanged", ""
-    running = _running.setdefault(pipeline, Running())
+    name = stage.name
+    state, last, stands = "unchanged", "", False
+    progress = StageProgress(name)
     began = time.monotonic()
-    with Command(command, Path(workspace), environment(pipeline), together=True) as repro:
-        running.add(repro)
+    with Command(
+        run.placement.command(stage, force), run.placement.folder, environment(pipeline), together=True
+    ) as repro:
+        run.running.add(repro)
         try:
             if timeout_minutes:
                 repro.end_after(timeout_minutes * 60)
@@ -110,34 +128,75 @@ def run_stage(workspace: str, stage: str, pipeline: str, force: bool, timeout_mi
                 if not line.strip():
                     continue
                 logger.info(line)
-                if line.startswith(f"Running stage '{stage}'"):
+                if line.startswith(f"Running stage '{name}'"):
                     state = "ran"
-                elif line.startswith(f"Stage '{stage}' is cached"):
+                elif line.startswith(f"Stage '{name}' is cached"):
                     state = "restored"
-                elif not line.startswith(("ERROR: failed to reproduce", "Use `dvc push`", "> ")):
-                    last = line
+                elif not progress.line(line) and not line.startswith(_NOT_THE_REASON):
+                    last = line.strip()
             status = repro.wait()
+            stands = not status and not repro.timed_out
         finally:
-            running.discard(repro)
+            run.running.discard(repro)
+            progress.end(f"{name}: {state}" if stands else f"{name} has not ended well", stands)
     if repro.timed_out:
-        raise StageError(f"{stage} took more than {timeout_minutes:g} minutes (meta.timeout_minutes in dvc.yaml)")
+        raise StageError(f"{name} took more than {timeout_minutes:g} minutes (meta.timeout_minutes in dvc.yaml)")
     if status:
-        raise StageError(f"{stage} ended with status {status}: {last}")
-    return Outcome(stage, state, time.monotonic() - began)
+        raise StageError(f"{name} ended with status {status}: {last}")
+    return Outcome(name, state, time.monotonic() - began)
+
+
+@contextlib.contextmanager
+def _slot(key: str | None, running: Running) -> Iterator[None]:
+    """A slot of Prefect's concurrency limit `key`, waited for; a limit that nobody has made is made, with one slot.
+
+    A flow that is killed keeps its slot until its lease of five minutes has run out.
+    """
+    if key is None:
+        yield
+        return
+    from prefect.client.orchestration import get_client
+    from prefect.concurrency.sync import concurrency
+    from prefect.exceptions import ObjectNotFound
+
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_global_concurrency_limit_by_name(key)
+        except ObjectNotFound:
+            client.upsert_global_concurrency_limit_by_name(key, 1)
+    with contextlib.ExitStack() as held:
+        while True:
+            if running.closed:  # nobody would end what begins now
+                raise StageError(f"the flow has ended while this waited for a slot of {key}")
+            try:
+                # In short turns, so that a cancelled flow does not wait for the slot. A lease that cannot be renewed, since the server
+                # is away, does not end a stage that trains.
+                held.enter_context(concurrency(key, timeout_seconds=5, raise_on_lease_renewal_failure=False))
+                break
+            except TimeoutError:
+                continue
+        yield
 
 
 @flow(name="inkwell-pipeline", persist_result=False, validate_parameters=False)
-def pipeline(workspace: str = ".", targets: Sequence[str] = (), force: bool = False) -> list[dict[str, Any]]:
+def pipeline(
+    workspace: str = ".",
+    targets: Sequence[str] = (),
+    force: bool = False,
+    downstream: Sequence[str] = (),
+    placement: Mapping[str, Any] | None = None,
+) -> list[dict[str, Any]]:
     """Run what is out of date in `workspace`; fails when a stage fails, after everything else that can run has run."""
     folder = Path(workspace).resolve()
-    stages = read_stages(folder, list(targets))
+    stages = read_stages(folder, list(targets), list(downstream))
     identity = str(flow_run.id).replace("-", "")
-    running = _running.setdefault(identity, Running())
+    run = _runs[identity] = _Run(placed(folder, placement), {stage.name: stage for stage in stages})
     futures: dict[str, Any] = {}
     try:
+        run.placement.begin(stages)
         for stage in stages:
             stage_task = run_stage.with_options(
-                name=stage.name, task_run_name=stage.name, retries=stage.retries, retry_delay_seconds=10
+                name=stage.name, task_run_name=stage.name, retries=stage.retries, retry_delay_seconds=RETRY_SECONDS
             )
             futures[stage.name] = stage_task.submit(
                 str(folder),
@@ -150,55 +209,81 @@ def pipeline(workspace: str = ".", targets: Sequence[str] = (), force: bool = Fa
         for future in futures.values():
             future.wait()
     except BaseException:  # Ctrl-C and SIGTERM among them: nothing may go on behind a flow that has ended
-        running.end_all()
+        run.running.end_all()
         raise
     finally:
-        _running.pop(identity, None)
-    outcomes = [_outcome(stage, futures[stage.name].state) for stage in stages]
-    _publish(folder, outcomes)
-    failed = [outcome.stage for outcome in outcomes if outcome.state in ("failed", "skipped")]
-    unchanged = {
-        stage.name: stage.outputs
-        for stage, outcome in zip(stages, outcomes, strict=True)
-        if outcome.state in ("unchanged", "restored")
-    }
-    record_pipeline(folder, identity, [o.stage for o in outcomes if o.state == "ran"], unchanged, not failed)
+        _runs.pop(identity, None)
+    outcomes = _outcomes(stages, {name: future.state for name, future in futures.items()})
+    states = {outcome.stage: outcome.state for outcome in outcomes}
+    stand = [stage for stage in stages if states[stage.name] not in ("failed", "skipped")]
+    unfinished = ""
+    try:
+        run.placement.finish(stand)
+    except InkwellError as error:
+        unfinished = str(error)
+    failed = len(stand) < len(stages) or bool(unfinished)
+    unchanged = {stage.name: stage.outputs for stage in stand if states[stage.name] != "ran"}
+    record_pipeline(folder, identity, [name for name, state in states.items() if state == "ran"], unchanged, not failed)
+    _publish(folder, identity, outcomes)
     described = [vars(outcome) for outcome in outcomes]
     if failed:
-        raise PipelineError(described)
+        raise PipelineError(described, unfinished)
     return described
 
 
 class PipelineError(RuntimeError):
-    """Stages failed; `outcomes` tells of all."""
+    """Stages failed; `outcomes` tells of all. `unfinished`: why what was made elsewhere did not come here, or ""."""
 
-    def __init__(self, outcomes: list[dict[str, Any]]) -> None:
-        self.outcomes = outcomes
+    def __init__(self, outcomes: list[dict[str, Any]], unfinished: str = "") -> None:
+        self.outcomes, self.unfinished = outcomes, unfinished
         failed = [outcome["stage"] for outcome in outcomes if outcome["state"] == "failed"]
-        super().__init__(f"failed: {', '.join(failed)}")
+        super().__init__(unfinished or f"failed: {', '.join(failed)}")
 
 
-def run_pipeline(workspace: Path, targets: Sequence[str] = (), force: bool = False, workers: int = 4) -> list[Outcome]:
-    """Run the flow here and return every stage's outcome, also when some failed."""
+def run_pipeline(
+    workspace: Path,
+    targets: Sequence[str] = (),
+    force: bool = False,
+    workers: int = 4,
+    downstream: Sequence[str] = (),
+    placement: Mapping[str, Any] | None = None,
+) -> list[Outcome]:
+    """Run the flow here and return every stage's outcome, also when some failed.
+
+    InkwellError when the pipeline could not begin, or what was made elsewhere could not come here.
+    """
     with_runner = pipeline.with_options(task_runner=ThreadPoolTaskRunner(max_workers=workers))
     try:
-        described = with_runner(str(workspace), list(targets), force)
+        described = with_runner(str(workspace), list(targets), force, list(downstream), placement)
     except PipelineError as error:
+        if error.unfinished:
+            raise InkwellError(error.unfinished) from error
         described = error.outcomes
     return [Outcome(**values) for values in described]
 
 
-def _outcome(stage: Stage, state: Any) -> Outcome:
-    if state.is_completed():
-        outcome: Outcome = state.result(raise_on_failure=False)
-        return outcome
-    if state.name == "NotReady":
-        return Outcome(stage.name, "skipped", note="what it needs has failed")
-    return Outcome(stage.name, "failed", note=" ".join((state.message or "").split()))
+def _outcomes(stages: Sequence[Stage], states: Mapping[str, Any]) -> list[Outcome]:
+    """What became of each stage; one that was skipped names the failed ones that it would have needed."""
+    found: dict[str, Outcome] = {}
+    causes: dict[str, list[str]] = {}
+    for stage in stages:
+        state = states[stage.name]
+        if state.is_completed():
+            found[stage.name] = state.result(raise_on_failure=False)
+        elif state.name == "NotReady":
+            reasons = [cause for name in stage.upstream for cause in causes.get(name, ())]
+            causes[stage.name] = list(dict.fromkeys(reasons))
+            verb = "has" if len(causes[stage.name]) == 1 else "have"
+            note = f"{', '.join(causes[stage.name]) or 'what it needs'} {verb} failed"
+            found[stage.name] = Outcome(stage.name, "skipped", note=note)
+        else:
+            causes[stage.name] = [stage.name]
+            found[stage.name] = Outcome(stage.name, "failed", note=" ".join((state.message or "").split()))
+    return list(found.values())
 
 
-def _publish(workspace: Path, outcomes: Sequence[Outcome]) -> None:
-    """The summary and the report card as artifacts of the run."""
+def _publish(workspace: Path, pipeline: str, outcomes: Sequence[Outcome]) -> None:
+    """The summary, the report card, and where to look next, as artifacts of the run."""
     rows = [{"stage": o.stage, "outcome": o.state, "seconds": round(o.seconds, 1), "note": o.note} for o in outcomes]
     create_table_artifact(key="stages", table=rows, description="What became of each stage")
     lines = ["# Report card", "", "| figure | value |", "|---|---|"]
@@ -209,6 +294,7 @@ def _publish(workspace: Path, outcomes: Sequence[Outcome]) -> None:
     lines += [
         "",
         f"The whole card: `{report}`" if report.exists() else "No report card yet: the report stage has not run.",
+        *(f"\n[{title}]({address})" for title, address in where_to_look(workspace, pipeline).items()),
     ]
     create_markdown_artifact(key="report-card", markdown="\n".join(lines), description="Key figures of the pipeline")
     if report.exists():

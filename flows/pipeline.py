@@ -2,23 +2,24 @@
 
 python -m flows.pipeline                       what is out of date, without a server of its own
 python -m flows.pipeline --targets export      these and what they need
+python -m flows.pipeline --downstream sft       these and what needs them
 python -m flows.pipeline --plan                what would run, and why
+python -m flows.pipeline --placement isolated --remote store     each stage in a clone, results by way of a DVC remote
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from components.errors import InkwellError
 
 _REFUSED = {
-    "the flow runs each stage by itself (`dvc repro --single-item`) and walks the graph; name stages with --targets": (
+    "the flow runs each stage by itself (`dvc repro --single-item`) and walks the graph; name stages with --targets or --downstream": (
         "-s",
         "--single-item",
         "-p",
@@ -27,7 +28,6 @@ _REFUSED = {
         "--all-pipelines",
         "-R",
         "--recursive",
-        "--downstream",
         "--force-downstream",
         "--glob",
     ),
@@ -65,17 +65,14 @@ def refuse(flags: Sequence[str]) -> None:
         raise InkwellError(f"unknown argument {flag!r}: `python -m flows.pipeline --help` lists what there is.")
 
 
-def plan(workspace: Path, targets: Sequence[str], force: bool) -> list[tuple[str, str]]:
+def plan(workspace: Path, targets: Sequence[str], force: bool, downstream: Sequence[str] = ()) -> list[tuple[str, str]]:
     """(stage, why it would run), in order; "" for a stage that would be left as it is."""
-    from flows.graph import read_stages
-    from flows.processes import environment
+    from components.step import quiet_environment
+    from flows.graph import read_changes
 
-    stages = read_stages(workspace, targets)
-    command = [sys.executable, "-m", "dvc", "status", "--json", *(stage.name for stage in stages)]
-    done = subprocess.run(command, cwd=workspace, env=environment(), capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise InkwellError(f"`dvc status` failed: {' '.join(done.stderr.split())}.")
-    status = json.loads(done.stdout)
+    quiet_environment()
+    os.environ["DVC_NO_ANALYTICS"] = "1"
+    stages, status = read_changes(workspace, targets, downstream)
     found: dict[str, str] = {}
     for stage in stages:
         before = [name for name in stage.upstream if found.get(name)]
@@ -106,6 +103,32 @@ def _why(changes: Sequence[object]) -> str:
     return ", ".join(shown)
 
 
+def placement_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says of the placement, as `flows.orchestration.placed` reads it; InkwellError for what does not fit."""
+    settings = {
+        "remote": arguments.remote,
+        "allow_dirty": arguments.allow_dirty,
+        "repository": arguments.repository,
+        "scratch": arguments.scratch,
+        "launchers": arguments.launch,
+    }
+    given = {name: value for name, value in settings.items() if value}
+    if arguments.placement == "workspace":
+        if given:
+            flag = {"launchers": "launch"}.get(next(iter(given)), next(iter(given))).replace("_", "-")
+            raise InkwellError(f"--{flag} is for --placement isolated.")
+        return {"kind": "workspace"}
+    if not arguments.remote:
+        raise InkwellError("--placement isolated needs --remote: a name of `dvc remote list`, or an address.")
+    launchers = {}
+    for launch in arguments.launch:
+        pool, equals, command = launch.partition("=")
+        # `srun --gres=gpu:1` has an equals sign and names no pool.
+        named = bool(equals) and pool.replace("-", "").replace("_", "").isalnum()
+        launchers[pool if named else ""] = command if named else launch
+    return {"kind": "isolated", **given, **({"launchers": launchers} if launchers else {})}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line: 0 when every stage is up to date, 1 when one failed, 2 for something to mend."""
     parser = argparse.ArgumentParser(
@@ -114,30 +137,63 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--targets", nargs="+", default=[], metavar="STAGE", help="these stages and what they need (default: all)"
     )
+    parser.add_argument(
+        "--downstream", nargs="+", default=[], metavar="STAGE", help="only these stages and what needs them"
+    )
     parser.add_argument("--force", action="store_true", help="run them even where nothing changed")
     parser.add_argument("--plan", action="store_true", help="print what would run and why, and end")
     parser.add_argument("--workspace", type=Path, default=Path(), help="folder of the pipeline (default: this one)")
     parser.add_argument(
         "--workers", type=int, default=4, help="stages at a time, where the graph allows (default: %(default)s)"
     )
+    elsewhere = parser.add_argument_group("placement", "where stages run: docs/placement.md")
+    elsewhere.add_argument(
+        "--placement",
+        choices=("workspace", "isolated"),
+        default="workspace",
+        help="workspace: in this checkout; isolated: each stage in a clone at a commit (default: %(default)s)",
+    )
+    elsewhere.add_argument("--remote", help="isolated: the DVC remote to meet at, by name or address")
+    elsewhere.add_argument(
+        "--allow-dirty",
+        action="store_true",
+        help="isolated: run a snapshot of a tree with changes that are in no commit",
+    )
+    elsewhere.add_argument(
+        "--repository", help="isolated: path or address that workers clone from (default: the workspace)"
+    )
+    elsewhere.add_argument("--scratch", help="isolated: where workers make clones (default: .inkwell/workers)")
+    elsewhere.add_argument(
+        "--launch",
+        action="append",
+        default=[],
+        metavar="[POOL=]COMMAND",
+        help="isolated: what starts a worker, such as 'srun' or gpu='sbatch --wait ...'; may be given again, once a pool",
+    )
     arguments, rest = parser.parse_known_args(argv)
     try:
         refuse(rest)
+        placement = placement_of(arguments)
         if arguments.workers < 1:
             raise InkwellError("--workers has to be at least 1.")
         if arguments.plan:
-            planned = plan(arguments.workspace, arguments.targets, arguments.force)
+            planned = plan(arguments.workspace, arguments.targets, arguments.force, arguments.downstream)
             width = max(len(name) for name, _ in planned)
             for name, why in planned:
                 print(f"{name:<{width}}  {'run: ' + why if why else 'unchanged'}")
             return 0
         from flows.graph import read_stages
+        from flows.placement.described import placed
 
-        read_stages(arguments.workspace, arguments.targets)  # mistakes are told before a server starts
+        # Mistakes are told before a server starts.
+        stages = read_stages(arguments.workspace, arguments.targets, arguments.downstream)
+        placed(arguments.workspace, placement).check(stages)
         set_environment()
         from flows.orchestration import run_pipeline
 
-        outcomes = run_pipeline(arguments.workspace, arguments.targets, arguments.force, arguments.workers)
+        outcomes = run_pipeline(
+            arguments.workspace, arguments.targets, arguments.force, arguments.workers, arguments.downstream, placement
+        )
     except InkwellError as error:
         print(f"pipeline: {error}", file=sys.stderr)
         return 2

@@ -160,3 +160,36 @@ def test_arguments_that_do_not_fit_end_in_one_sentence(
 def test_a_folder_without_a_pipeline_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--workspace", str(tmp_path)]) == 2
     assert "flows.workspace" in capsys.readouterr().err
+
+
+def test_downstream_names_a_stage_and_what_needs_it(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert [stage.name for stage in read_stages(workspace, downstream=["left"])] == ["left", "last"]
+    assert [stage.name for stage in read_stages(workspace, ["right"], ["first"])] == ["first", "right"]
+    assert main(["--plan", "--downstream", "left", "--workspace", str(workspace)]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["left", "last"]
+    assert main(["--plan", "--targets", "right", "--downstream", "left", "--workspace", str(workspace)]) == 2
+    assert "nothing of right comes after left" in capsys.readouterr().err
+
+
+def test_hints_of_a_stage_are_read_and_checked(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (workspace / "dvc.yaml").read_text()
+    hints = "{timeout_minutes: 5, retries: 2, concurrency: training, pool: gpu, owner: us}"
+    (workspace / "dvc.yaml").write_text(text.replace("{timeout_minutes: 5}", hints))
+    first = read_stages(workspace)[0]
+    assert (first.retries, first.timeout_minutes, first.concurrency, first.pool) == (2, 5, "training", "gpu")
+    (workspace / "dvc.yaml").write_text(text.replace("{timeout_minutes: 5}", "{retries: often}"))
+    assert main(["--plan", "--workspace", str(workspace)]) == 2
+    assert "meta.retries of stage first is 'often' and has to be a whole number" in capsys.readouterr().err
+
+
+def test_stages_with_one_concurrency_key_do_not_run_at_the_same_time(workspace: Path, prefect_server: None) -> None:
+    log = "import time; log = open('log', 'a'); log.write('+'); log.flush(); time.sleep(1); log.write('-')"
+    text = (workspace / "dvc.yaml").read_text()
+    text = text.replace("deps: [a.txt, left.py]", "deps: [a.txt, left.py]\n    meta: {concurrency: one-at-a-time}")
+    text = text.replace("    outs: [c.txt]", "    outs: [c.txt]\n    meta: {concurrency: one-at-a-time}")
+    text = text.replace("""python -c "open('c.txt\'""", """python right.py; python -c "open('c.txt\'""")
+    (workspace / "dvc.yaml").write_text(text)
+    (workspace / "left.py").write_text(f"{log}\nopen('b.txt', 'w').write('b')\n")
+    (workspace / "right.py").write_text(log)
+    assert set(_states(workspace).values()) == {"ran"}
+    assert (workspace / "log").read_text() == "+-+-"

@@ -1,0 +1,141 @@
+"""The servers around a pipeline, as processes that can be killed and started again on the same data."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from components.errors import InkwellError
+from flows.pipeline import set_environment
+from flows.processes import environment
+
+_PATIENCE = 180.0  # seconds until a server answers, on a machine that does other things too
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens at now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+class Service:
+    """One server: `command` in `folder`, a session of its own, a log beside it. `ready` tells that it answers."""
+
+    def __init__(
+        self, name: str, folder: Path, command: list[str], env: Mapping[str, str], ready: Callable[[], bool]
+    ) -> None:
+        self.name, self.folder, self.command, self.env, self._ready = name, folder, command, dict(env), ready
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers; InkwellError with the place of its log when it does not."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        log = self.folder / f"{self.name}.log"
+        with log.open("ab") as written:
+            self.process = subprocess.Popen(
+                self.command, cwd=self.folder, env=self.env, stdout=written, stderr=written, start_new_session=True
+            )
+        deadline = time.monotonic() + _PATIENCE
+        while not self._ready():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise InkwellError(f"the {self.name} did not start: {log} says why.")
+            time.sleep(0.3)
+
+    def kill(self) -> None:
+        """SIGKILL to all of it."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL to what has not ended after ten seconds."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(10)
+        self.kill()
+
+
+def listens(port: int) -> bool:
+    """Whether somebody answers at a port of the loopback."""
+    with socket.socket() as asked:
+        asked.settimeout(1)
+        return asked.connect_ex(("127.0.0.1", port)) == 0
+
+
+def prefect_server(folder: Path, database: str | None = None) -> tuple[Service, str]:
+    """A Prefect server on SQLite in `folder`, or on `database`; the service and its API's address."""
+    import httpx
+
+    set_environment()
+    port = free_port()
+    address = f"http://127.0.0.1:{port}/api"
+    env = {
+        **environment(),
+        "PREFECT_HOME": str(folder / "prefect"),
+        "PREFECT_API_DATABASE_CONNECTION_URL": database or f"sqlite+aiosqlite:///{folder / 'prefect.db'}",
+    }
+    env.pop("PREFECT_API_URL", None)
+
+    def ready() -> bool:
+        try:
+            return httpx.get(f"{address}/health", timeout=2).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    return Service("prefect-server", folder, command, env, ready), address
+
+
+def postgres(folder: Path) -> tuple[Service, str]:
+    """Debian's PostgreSQL with its data in `folder`; the service and the address for Prefect.
+
+    InkwellError where it is not installed, or, for root, where there is no user to run it as.
+    """
+    found = shutil.which("initdb") or next(map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))), None)
+    if not found:
+        raise InkwellError(
+            "PostgreSQL is not installed: `apt install postgresql`, or leave the fault `database` out (--faults)."
+        )
+    programs, data, port = Path(found).parent, folder / "postgres", free_port()
+    folder.mkdir(parents=True, exist_ok=True)
+    own: list[str] = []
+    if os.geteuid() == 0:  # it refuses to run as root
+        own = ["runuser", "-u", "postgres", "--"]
+        data.mkdir(exist_ok=True)
+        shutil.chown(data, "postgres")
+        if not subprocess.run([*own, "test", "-x", str(data)], check=False).returncode == 0:
+            raise InkwellError(f"the user postgres cannot enter {data}: choose a --workspace that all users can reach.")
+    if not (data / "PG_VERSION").exists():
+        made = subprocess.run(
+            [*own, found, "-D", str(data), "--auth=trust", "--username=inkwell", "--encoding=UTF8", "--locale=C"],
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if made.returncode:
+            raise InkwellError(f"initdb failed: {' '.join(made.stderr.split())}.")
+    command = [*own, str(programs / "postgres"), "-D", str(data), "-p", str(port), "-h", "127.0.0.1", "-k", ""]
+    service = Service("postgres", folder, command, environment(), lambda: listens(port))
+    return service, f"postgresql+asyncpg://inkwell@127.0.0.1:{port}/postgres"
+
+
+def object_store(folder: Path) -> tuple[Service, str]:
+    """moto's S3 server; what it held is gone with it. The service and its address."""
+    port = free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    return Service("object-store", folder, command, environment(), lambda: listens(port)), f"http://127.0.0.1:{port}"

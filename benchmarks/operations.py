@@ -1,0 +1,168 @@
+"""The bars of operations: `python -m benchmarks.operations`; its last line is one JSON object.
+
+    noop     the finished pipeline again: `dvc repro`, the plan, and what the flow adds a stage with a running server
+    chaos    seeded runs in each of which something breaks; all must end finished with the undisturbed run's bytes (docs/chaos.md)
+
+`--only` runs some of them. Everything happens in `--workspace`, through the command lines that a user has. Finished parts and finished runs of the
+chaos are kept: killed and started again, it goes on; `--fresh` forgets them. Run `noop` on a quiet machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.chaos.faults import FAULTS
+from benchmarks.parts import Parts
+from components.errors import InkwellError
+from flows.processes import environment
+
+PARTS = ("noop", "chaos")
+_REPEATED = 3
+
+
+def seconds_of(command: Sequence[str], folder: Path, env: dict[str, str]) -> float:
+    """Wall seconds of a command; InkwellError with its last words when it fails."""
+    began = time.monotonic()
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    taken = time.monotonic() - began
+    if done.returncode:
+        words = (done.stdout + done.stderr).split()
+        raise InkwellError(f"{' '.join(command[1:4])} ended with status {done.returncode}: {' '.join(words)[-300:]}")
+    return taken
+
+
+def noop(folder: Path, finished: Path | None) -> dict[str, Any]:
+    """Seconds of a pipeline in which nothing is to do; medians of three, in turns, after one turn that is not counted.
+
+    `finished`: a workspace in which everything has run; else one in smoke size is made and run in `folder`.
+    """
+    from benchmarks.chaos.services import prefect_server
+    from flows.graph import read_stages
+    from flows.workspace import make_workspace
+
+    if finished is None:
+        finished = folder / "smoke"
+        make_workspace(finished, ["corpus=tang", "size=smoke", "tracking.enabled=false"])
+        print("  running the pipeline in smoke size", flush=True)
+        seconds_of([sys.executable, "-m", "flows.run"], finished, environment())
+    finished = finished.resolve()
+    stages = len(read_stages(finished))
+    service, address = prefect_server((folder / "server").resolve())
+    env = {**environment(), "PREFECT_API_URL": address}
+    commands = {
+        "noop": [sys.executable, "-m", "dvc", "repro"],
+        "plan": [sys.executable, "-m", "flows.pipeline", "--plan"],
+        "flow": [sys.executable, "-m", "flows.pipeline"],
+    }
+    taken: dict[str, list[float]] = {name: [] for name in commands}
+    service.start()
+    try:
+        for turn in range(_REPEATED + 1):
+            for name, command in commands.items():
+                seconds = seconds_of(command, finished, env)
+                if turn:
+                    taken[name].append(seconds)
+    finally:
+        service.stop()
+    middle = {name: statistics.median(values) for name, values in taken.items()}
+    return {
+        "stages": stages,
+        "noop_seconds": round(middle["noop"], 3),
+        "plan_seconds": round(middle["plan"], 3),
+        "flow_seconds": round(middle["flow"], 3),
+        "flow_seconds_per_stage": round((middle["flow"] - middle["noop"]) / stages, 3),
+    }
+
+
+def chaos(parts: Parts, folder: Path, runs: int, seed: int, kinds: Sequence[str], smoke_every: int) -> dict[str, Any]:
+    """All runs, those of earlier processes counted; prints a line a run."""
+    from benchmarks.chaos.trials import Grounds, run_trial, trials
+
+    lost = []
+    found: list[dict[str, Any]] = []
+    with Grounds(folder / "chaos") as grounds:
+        for trial in trials(runs, seed, kinds, smoke_every):
+            if not parts.has(trial.name):
+                size = "smoke" if trial.smoke else "tiny"
+                reference = parts.done(f"reference-{size}", partial(grounds.undisturbed, trial.smoke))
+                print(f"  {trial.name}: {trial.fault}", flush=True)
+                outcome = parts.done(trial.name, partial(run_trial, grounds, trial, reference))
+            else:
+                outcome = parts.read(trial.name)
+            found.append(outcome)
+            lost += [f"{trial.name} ({trial.fault}): {why}" for why in outcome["lost"]]
+            ended = "LOST" if outcome["lost"] else "finished"
+            print(
+                f"  {trial.name}: {trial.fault}, {ended} in {outcome['seconds']:.0f} s; {'; '.join(outcome['story'])}",
+                flush=True,
+            )
+    for why in lost:
+        print(f"  lost: {why}", flush=True)
+    return {
+        "chaos_runs": len(found),
+        "chaos_smoke_runs": sum(outcome["size"] == "smoke" for outcome in found),
+        "chaos_lost": sum(bool(outcome["lost"]) for outcome in found),
+        "chaos_seconds": round(sum(outcome["seconds"] for outcome in found), 1),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line: 0 when all was measured, 1 when a run of the chaos was lost, 2 for something to mend."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.operations",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas (default: %(default)s)")
+    parser.add_argument("--workspace", type=Path, default=Path(".operations"), help="default: %(default)s")
+    parser.add_argument("--finished", type=Path, help="noop: a workspace in which everything has run")
+    parser.add_argument("--runs", type=int, default=50, help="chaos: how many (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="chaos: default %(default)s")
+    parser.add_argument("--faults", default=",".join(FAULTS), help="chaos: which (default: %(default)s)")
+    parser.add_argument(
+        "--smoke-every",
+        type=int,
+        default=10,
+        help="chaos: every how many runs one in smoke size; 0: none (default: %(default)s)",
+    )
+    parser.add_argument("--fresh", action="store_true", help="forget what was measured before")
+    arguments = parser.parse_args(argv)
+    try:
+        only, kinds = arguments.only.split(","), arguments.faults.split(",")
+        for name, chosen, known in (("only", only, PARTS), ("faults", kinds, FAULTS)):
+            for unknown in [one for one in chosen if one not in known]:
+                raise InkwellError(f"--{name} {unknown}: known are {', '.join(known)}.")
+        if arguments.runs < 1 or arguments.smoke_every < 0:
+            raise InkwellError("--runs has to be at least 1, --smoke-every at least 0.")
+        folder = arguments.workspace.resolve()
+        setting = {"seed": arguments.seed, "faults": "+".join(kinds), "smoke": arguments.smoke_every}
+        parts = Parts(folder / "parts", setting, arguments.fresh)
+        found: dict[str, Any] = {}
+        if "noop" in only:
+            print("noop", flush=True)
+            found |= parts.done("noop", lambda: noop(folder, arguments.finished))
+        if "chaos" in only:
+            print("chaos", flush=True)
+            found |= chaos(parts, folder, arguments.runs, arguments.seed, kinds, arguments.smoke_every)
+    except InkwellError as error:
+        print(f"operations: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("operations: interrupted; the same command goes on from here.", file=sys.stderr)
+        return 130
+    print(json.dumps(found))
+    return 1 if found.get("chaos_lost") else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

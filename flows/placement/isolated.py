@@ -1,0 +1,125 @@
+"""Each stage in a clone at a commit, results by way of a DVC remote: the way to other machines.
+
+The coordinator only names the commit, starts workers and, at the end, takes over what they made; a worker needs the repository, the
+remote and credentials in its environment, nothing of the coordinator's disk.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from components.errors import InkwellError
+from components.step import STATE
+from flows.graph import Stage, read_stages
+from flows.placement.handover import Store, open_repository, take_over
+from flows.placement.snapshot import commit_of
+from flows.processes import environment
+
+
+class Isolated:
+    """`remote`: a name of `dvc remote list` or an address. `launchers`: what is put before the worker's command, by pool; "" is for
+    stages without one. `{command}` in a launcher takes the whole command as one quoted word.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        remote: str,
+        allow_dirty: bool = False,
+        repository: str | None = None,
+        scratch: Path | None = None,
+        launchers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.folder = folder.resolve()
+        self.remote, self.allow_dirty = remote, allow_dirty
+        self.repository = repository or str(self.folder)
+        self.scratch = (scratch or self.folder / STATE / "workers").resolve()
+        self.launchers = dict(launchers or {})
+        self.commit = ""
+
+    def check(self, stages: Sequence[Stage]) -> None:
+        """Name the commit and reach the remote."""
+        unknown = sorted({stage.pool for stage in stages if stage.pool and stage.pool not in self.launchers})
+        if unknown and self.launchers:
+            raise InkwellError(
+                f"dvc.yaml puts a stage into the pool {unknown[0]!r}, and no launcher is known for it: --launch {unknown[0]}=COMMAND."
+            )
+        self.commit = commit_of(self.folder, self._results(), self.allow_dirty)
+        Store(self.folder, self.remote).check()
+
+    def begin(self, stages: Sequence[Stage]) -> None:
+        """Check, and push what this checkout has, so that workers need not make it again."""
+        self.check(stages)
+        if (self.folder / "dvc.lock").exists():
+            with open_repository(self.folder, self.remote) as repo:
+                try:
+                    repo.push(run_cache=True)
+                except Exception as error:  # what cannot be pushed is made again by the workers
+                    print(f"isolated: not all that is here went to the remote ({error}).", file=sys.stderr)
+
+    def _results(self) -> set[str]:
+        """What the pipeline itself writes, and git may know: dvc.lock, DVC's own list of its folders, outputs that it does not keep."""
+        return {"dvc.lock", ".dvc/.gitignore", *(path for stage in read_stages(self.folder) for path in stage.uncached)}
+
+    def command(self, stage: Stage, force: bool) -> list[str]:
+        """The worker's command line, behind the launcher of the stage's pool."""
+        launcher = self.launchers.get(stage.pool or "", "")
+        worker = [
+            # Another machine has a Python of its own.
+            "python" if launcher else sys.executable,
+            "-m",
+            "flows.placement.worker",
+            "--commit",
+            self.commit,
+            "--stage",
+            stage.name,
+            "--remote",
+            self.remote,
+            "--repository",
+            self.repository,
+            "--scratch",
+            str(self.scratch),
+            *(["--force"] if force else []),
+        ]
+        if "{command}" in launcher:
+            return [part.replace("{command}", shlex.join(worker)) for part in shlex.split(launcher)]
+        return [*shlex.split(launcher), *worker]
+
+    def finish(self, finished: Sequence[Stage]) -> None:
+        """Take over the entries and files of `finished`, fetch their outputs, and confirm that nothing is to do.
+
+        `dvc status` confirms it and not `dvc repro --pull`: that one would run, here and in silence, what it holds to be missing.
+        """
+        if not finished:
+            return
+        if commit_of(self.folder, self._results(), self.allow_dirty) != self.commit:
+            raise InkwellError(
+                f"{self.folder} has changed since the stages began at {self.commit[:12]}: their results are on {self.remote}; "
+                f"bring the files back (`git checkout {self.commit[:12]}`) and run again to take them over."
+            )
+        names = [stage.name for stage in finished]
+        handovers = Store(self.folder, self.remote).get(self.commit, names)
+        missing = [name for name in names if name not in handovers]
+        if missing:
+            raise InkwellError(f"{self.remote} does not hold what {missing[0]} made: run the pipeline again.")
+        take_over(self.folder, [handovers[name] for name in names])
+        with open_repository(self.folder, self.remote) as repo:
+            repo.pull(targets=names, force=True)
+        confirmed = subprocess.run(
+            [sys.executable, "-m", "dvc", "--wait-for-lock", "status", "--json", *names],
+            cwd=self.folder,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if confirmed.returncode or confirmed.stdout.strip() != "{}":
+            raise InkwellError(
+                f"{self.folder} is not what the stages made: {' '.join((confirmed.stdout + confirmed.stderr).split())}; run again."
+            )
+        shutil.rmtree(self.scratch / self.commit, ignore_errors=True)
