@@ -129,7 +129,7 @@ def documents(a: Path, b: Path) -> Documents:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    one, other = (pq.read_table(path, columns=["id", "split"]) for path in (a, b))
+    one, other = (pq.ParquetFile(path).read(["id", "split"]) for path in (a, b))
     if one.equals(other):
         return Documents([], [], 0, len(one))
     added = other.filter(pc.invert(pc.is_in(other["id"], one["id"])))["id"].to_pylist()

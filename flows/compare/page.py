@@ -249,7 +249,7 @@ def _generations(side: Side) -> dict[tuple[str, str], str]:
         return {}
     import pyarrow.parquet as pq
 
-    table = pq.read_table(io.BytesIO(side.generations))
+    table = pq.ParquetFile(io.BytesIO(side.generations)).read()
     key = next((name for name in ("prompt", "title", "request") if name in table.column_names), None)
     found: dict[tuple[str, str], str] = {}
     for row in table.to_pylist():
