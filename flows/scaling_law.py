@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from components.errors import InkwellError
-from components.scaling import Law, Run, fitted
+from components.scaling import PUBLISHED, Law, Run, fitted
 
 _REPLICATES = 200
+# Runs of one pass follow Chinchilla: the published penalty of parameters in excess was fitted to runs that repeat.
+_SHAPE = replace(PUBLISHED, excess=math.inf)
 _NEEDED = 4  # different (parameters, tokens) of at most one pass, for three scales
 
 
@@ -86,10 +88,10 @@ def fit(runs: Sequence[Run], replicates: int = _REPLICATES, seed: int = 1) -> Fi
     for _ in range(replicates * 10):
         sample = [runs[index] for index in draw.integers(len(runs), size=len(runs))]
         if _determined(sample):
-            laws.append(fitted(sample))
+            laws.append(fitted(sample, _SHAPE))
         if len(laws) == replicates:
             break
-    return Fit(fitted(runs), list(runs), laws)
+    return Fit(fitted(runs, _SHAPE), list(runs), laws)
 
 
 def _determined(runs: Sequence[Run]) -> bool:

@@ -188,12 +188,17 @@ def _curves(a: Side, b: Side) -> list[Picture]:
 
 
 def _score_picture(found: dict[str, list[tuple[str, Any]]]) -> list[Picture]:
-    """All scores in one picture: A above B, each with its 95 % interval, on the score's own scale."""
-    from components.report.pictures import ACCENT, INK, MUTED, RULE, picture
-
+    """The scores of each model: A above B, each with its 95 % interval, on the score's own scale."""
     rows = [(name, sides) for name, sides in found.items() if all("low" in values for _, values in sides)]
-    if not rows:
-        return []
+    models = dict.fromkeys(name.partition(".")[0] for name, _ in rows)
+    return [
+        _scores_of(model, [(name.partition(".")[2] or name, sides) for name, sides in rows if name.startswith(model)])
+        for model in models
+    ]
+
+
+def _scores_of(model: str, rows: list[tuple[str, list[tuple[str, Any]]]]) -> Picture:
+    from components.report.pictures import ACCENT, INK, MUTED, RULE, picture
 
     def draw(axes: Any) -> None:
         for place, (_, sides) in enumerate(rows):
@@ -216,12 +221,8 @@ def _score_picture(found: dict[str, list[tuple[str, Any]]]) -> list[Picture]:
         axes.tick_params(length=0)
 
     told = "; ".join(f"{name}: {sides[0][1]['value']:.4g}, {sides[1][1]['value']:.4g}" for name, sides in rows)
-    return [
-        Picture(
-            "Scores with their 95 % intervals, each on a scale of its own",
-            picture("scores", told, draw, height=0.5 + 0.36 * len(rows)),
-        )
-    ]
+    caption = f"{model}: scores with their 95 % intervals, each on a scale of its own"
+    return Picture(caption, picture(f"scores-{model}", told, draw, height=0.5 + 0.36 * len(rows)))
 
 
 def _samples(a: Side, b: Side) -> list[tuple[str, str, str]]:

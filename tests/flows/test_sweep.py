@@ -118,11 +118,14 @@ def test_a_grid_is_tried_resumed_recorded_and_applied(
     assert capsys.readouterr().out.count("kept from an earlier run") == 4, "--apply made the trials new ones"
 
 
-def test_a_killed_sweep_leaves_nothing_running_and_goes_on(checkout: Path) -> None:
+def test_a_killed_sweep_leaves_nothing_running_and_goes_on(checkout: Path, prefect_server: None) -> None:
+    from prefect.settings import PREFECT_API_URL
+
     command = [sys.executable, "-m", "flows.sweep", "pretrain.learning_rate=0.01,0.02,0.03", "--name", "killed"]
     env = {**environment(), "PYTHONPATH": str(ROOT), "INKWELL_TRACKING": "off"}
+    env["PREFECT_API_URL"] = str(PREFECT_API_URL.value())
     with (checkout.parent / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=checkout, env={**env, "TRAIN_SECONDS": "6"}, stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=checkout, env={**env, "TRAIN_SECONDS": "15"}, stdout=log, stderr=log)
         deadline = time.monotonic() + 120
         # the first trial is finished and the second trains
         while len(experiments(checkout)) < 1 or not list((checkout / ".dvc/tmp/exps/standalone").glob("tmp*/dvc.lock")):
