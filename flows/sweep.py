@@ -1,7 +1,7 @@
 """Tries values of parameters, each trial a DVC experiment under Prefect, and says which are best.
 
     python -m flows.sweep pretrain.learning_rate=0.005,0.01 pretrain.layers=2,4
-    python -m flows.sweep --space conf/sweep/recipe.yaml --optuna --trials 20
+    python -m flows.sweep --space recipe.yaml --optuna --trials 20
     python -m flows.sweep ... --apply                         and write the best into params.yaml
 
 Without --optuna every combination is tried. Killed and started again, it goes on and repeats no finished trial. The experiments are

@@ -175,7 +175,8 @@ def _curves(a: Side, b: Side) -> list[Picture]:
                 }
                 series = {name: points for name, points in series.items() if points[0]}
                 timed = all("tokens" in row for _, rows, _ in sides for row in rows[:1])
-                if not series or (axis == "step" and timed):
+                # a picture takes a twentieth of the two seconds that the page may take: the training loss has one
+                if not series or (axis == "step" and timed) or (axis == "seconds" and column == "loss"):
                     continue
                 name = f"{stage}-{column}-{axis}"
                 found.append(
