@@ -25,7 +25,9 @@ from flows.comparing import answered, options
 
 if TYPE_CHECKING:
     from components.configuration import Pretrain
+    from components.scaling import Run
     from flows.proxy import Bench, Cell
+    from flows.scaling_law import Fit
 
 Size = tuple[int, int]  # width, layers
 SIZES = "64x2,128x2,128x4,192x4,256x4"
@@ -129,7 +131,7 @@ def scaling(
     outcome: dict[str, Any] = {
         "law": {name: value for name, value in asdict(found.law).items() if math.isfinite(value)},
         "scales": {name: asdict(band) for name, band in found.scales().items()},
-        "tokens_per_parameter": 1e6 / found.law.parameters_for(1e6),
+        "tokens_per_parameter": _shared(found),
         "root_mean_square_residual": math.sqrt(sum(value**2 for value in residuals) / len(residuals)),
         "held_back": {
             "size": f"{held_back[0][0]}x{held_back[0][1]}",
@@ -163,15 +165,27 @@ def verdict(outcome: Mapping[str, Any]) -> str:
     back = outcome["held_back"]
     band = back["predicted"]
     held = "inside" if back["inside"] else "outside"
+    share = outcome["tokens_per_parameter"]
     return (
         f"For {back['parameters'] / 1e6:.2f} M parameters and {back['tokens']:,.0f} tokens the law foretold {band['value']:.3f} nats a token "
         f"({band['low']:.3f} to {band['high']:.3f}); the run that was held back came to {back['loss']:.3f}, {held} the band and "
-        f"{abs(back['error']) / back['loss']:.1%} {'above' if back['error'] > 0 else 'below'} the prediction. A little more work is best shared "
-        f"between size and tokens at {outcome['tokens_per_parameter']:.0f} tokens a parameter."
+        f"{abs(back['error']) / back['loss']:.1%} {'above' if back['error'] > 0 else 'below'} the prediction. "
+    ) + (
+        "These runs do not tell how work is best shared between size and tokens."
+        if share is None
+        else f"A little more work is best shared between size and tokens at {share:.0f} tokens a parameter."
     )
 
 
-def _write(bench: Bench, outcome: Mapping[str, Any], found: Any, kept_back: Any) -> None:
+def _shared(found: Fit) -> float | None:
+    """Tokens a parameter where a little more work is as well spent on either; None where the runs leave a scale open."""
+    scales = found.scales()
+    if any(scales[name].low < scales[name].value / 10 or scales[name].value < 1e-3 for name in ("capacity", "data")):
+        return None
+    return 1e6 / found.law.parameters_for(1e6)
+
+
+def _write(bench: Bench, outcome: Mapping[str, Any], found: Fit, kept_back: Run) -> None:
     from flows.findings import Table, write_findings
     from flows.scaling_pictures import pictures
 
@@ -288,18 +302,15 @@ def _compare(arguments: argparse.Namespace, overrides: list[str]) -> None:
         arguments.jobs,
     )
     print(f"\n{outcome['verdict']}\n{arguments.workspace / 'scaling.html'} shows it.")
-    shown = ("tokens_per_parameter", "root_mean_square_residual")
-    back_found = outcome["held_back"]
-    print(
-        json.dumps(
-            {name: round(outcome[name], 4) for name in shown}
-            | {
-                "predicted": round(back_found["predicted"]["value"], 4),
-                "measured": round(back_found["loss"], 4),
-                "inside": back_found["inside"],
-            }
-        )
-    )
+    share, back_found = outcome["tokens_per_parameter"], outcome["held_back"]
+    figures = {
+        "tokens_per_parameter": None if share is None else round(share, 2),
+        "root_mean_square_residual": round(outcome["root_mean_square_residual"], 4),
+        "predicted": round(back_found["predicted"]["value"], 4),
+        "measured": round(back_found["loss"], 4),
+        "inside": back_found["inside"],
+    }
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

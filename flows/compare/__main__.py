@@ -34,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from flows.compare.page import write
         from flows.compare.sides import find
 
-        sides = [find(name, arguments.workspace) for name in (arguments.a, arguments.b)]
-        outcome = write(*sides, arguments.output)
+        a, b = find(arguments.a, arguments.workspace), find(arguments.b, arguments.workspace)
+        outcome = write(a, b, arguments.output)
     except InkwellError as error:
         print(f"compare: {error}", file=sys.stderr)
         return 2
