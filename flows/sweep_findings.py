@@ -185,7 +185,7 @@ def _slice(plan: Plan, finished: Sequence[Trial], best: Trial, key: str) -> Any:
 def _logarithmic(space: Range | list[Any]) -> bool:
     if isinstance(space, Range):
         return space.log
-    return bool(min(space) > 0 and max(space) / min(space) > 8
+    return bool(min(space) > 0 and max(space) / min(space) > 8)
 
 
 def _curve(plan: Plan, trial: Trial) -> list[tuple[float, float]]:
