@@ -222,7 +222,7 @@ def tidy(plan: Plan) -> None:
         if not str(described.get("name") or "").startswith(f"{plan.name}-"):
             continue
         root = Path(str(described.get("root_dir") or ""))
-        if root.parent == exps.resolve() / "standalone":
+        if root.resolve().parent == exps.resolve() / "standalone":
             shutil.rmtree(root, ignore_errors=True)
         for folder in (info.parent, exps / "standalone" / "run" / info.parent.name):
             shutil.rmtree(folder, ignore_errors=True)
