@@ -46,7 +46,7 @@ def noop(folder: Path, finished: Path | None) -> dict[str, Any]:
     `finished`: a workspace in which everything has run; else one in smoke size is made and run in `folder`.
     """
     from benchmarks.chaos.services import prefect_server
-    from flows.graph import read_stages
+    from flows.orchestration.graph import read_stages
     from flows.workspace import make_workspace
 
     if finished is None:

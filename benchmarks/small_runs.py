@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.atomic import atomic_folder
 from components.errors import InkwellError
-from flows.proxy import Bench
+from flows.experiments.proxy import Bench
 
 if TYPE_CHECKING:
     from components.corpus.packed import TokenShards

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from components.corpus.documents import TRAIN
 from components.errors import InkwellError
-from flows.comparing import answered, options
+from flows.experiments.comparing import answered, options
 
 if TYPE_CHECKING:
-    from flows.proxy import Bench
-    from flows.verdicts import Difference
+    from flows.experiments.proxy import Bench
+    from flows.experiments.verdicts import Difference
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ def ablate(
     """Train and judge every variant, write `ablation.{json,md,html}` into `workspace`, and return what the JSON holds."""
     import numpy as np
 
-    from flows.proxy import Cell, held_out, prepared, trained_on_by_all, write_subset
-    from flows.verdicts import differences, means, verdict
+    from flows.experiments.proxy import Cell, held_out, prepared, trained_on_by_all, write_subset
+    from flows.experiments.verdicts import differences, means, verdict
 
     bench = prepared(workspace, overrides)
     measure = families(bench, every)
@@ -219,7 +219,7 @@ def _described(pair: Difference) -> dict[str, Any]:
 
 
 def _write(folder: Path, outcome: Mapping[str, Any]) -> None:
-    from flows.findings import Table, column_of_points, write_findings
+    from flows.experiments.findings import Table, column_of_points, write_findings
 
     rows = sorted(outcome["variants"].items(), key=lambda item: item[1]["bits_per_character"])
     tables = [

@@ -72,7 +72,7 @@ def _notifications(workspace: Path) -> Notifications:
 
 
 def _public(address: str) -> str:
-    from flows.registry import _public as without_login
+    from flows.promotion.registry import _public as without_login
 
     return without_login(address)
 

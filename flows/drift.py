@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from components.validate.drift import Comparison
-    from flows.registry import Version
+    from flows.promotion.registry import Version
 
 _IDENTITY = ("name", "kind", "location", "role", "version", "sha256")  # of a source; the rest is told of what was read
 _PROFILE = "reports/data_docs"
@@ -51,7 +51,7 @@ def changes(workspace: Path, champion: Version | None) -> list[Change]:
     Sources and documents are compared by hash, distributions by the measures of the validation step. The pipeline has to
     have run up to `validate`.
     """
-    from flows.kept import locked
+    from flows.promotion.kept import locked
 
     if champion is None:
         return [Change("champion", "there is none yet")]
@@ -75,7 +75,7 @@ def distances(workspace: Path, champion: Version) -> list[Comparison]:
     from components.errors import InkwellError
     from components.validate.drift import compare
     from components.validate.profile import read
-    from flows.kept import fetch
+    from flows.promotion.kept import fetch
 
     here = workspace / _PROFILE / "profile.json"
     if _PROFILE not in champion.hashes or not here.exists():

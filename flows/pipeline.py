@@ -68,7 +68,7 @@ def refuse(flags: Sequence[str]) -> None:
 def plan(workspace: Path, targets: Sequence[str], force: bool, downstream: Sequence[str] = ()) -> list[tuple[str, str]]:
     """(stage, why it would run), in order; "" for a stage that would be left as it is."""
     from components.step import quiet_environment
-    from flows.graph import read_changes
+    from flows.orchestration.graph import read_changes
 
     quiet_environment()
     os.environ["DVC_NO_ANALYTICS"] = "1"
@@ -104,7 +104,7 @@ def _why(changes: Sequence[object]) -> str:
 
 
 def placement_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the command line says of the placement, as `flows.orchestration.placed` reads it; InkwellError for what does not fit."""
+    """What the command line says of the placement, as `flows.orchestration.running.placed` reads it; InkwellError for what does not fit."""
     settings = {
         "remote": arguments.remote,
         "allow_dirty": arguments.allow_dirty,
@@ -182,14 +182,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             for name, why in planned:
                 print(f"{name:<{width}}  {'run: ' + why if why else 'unchanged'}")
             return 0
-        from flows.graph import read_stages
+        from flows.orchestration.graph import read_stages
         from flows.placement.described import placed
 
         # Mistakes are told before a server starts.
         stages = read_stages(arguments.workspace, arguments.targets, arguments.downstream)
         placed(arguments.workspace, placement).check(stages)
         set_environment()
-        from flows.orchestration import run_pipeline
+        from flows.orchestration.running import run_pipeline
 
         outcomes = run_pipeline(
             arguments.workspace, arguments.targets, arguments.force, arguments.workers, arguments.downstream, placement

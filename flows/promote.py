@@ -22,8 +22,8 @@ from components.errors import InkwellError
 
 if TYPE_CHECKING:
     from components.configuration import Promotion
-    from flows.judging import Pairs
-    from flows.registry import Version
+    from flows.promotion.judging import Pairs
+    from flows.promotion.registry import Version
 
 EXPORT, EVALUATION, CLEAN = "models/export", "data/evaluation", "data/clean"
 _ALSO_KEPT = ("data/raw", "reports/data_docs")
@@ -94,7 +94,7 @@ def decide(workspace: Path, by: str | None = None, change: bool = True, note: st
     """
     from components.configuration import load
     from components.tracking.delivery import exclusive
-    from flows.registry import CHAMPION, Registry, now, whoami
+    from flows.promotion.registry import CHAMPION, Registry, now, whoami
 
     configuration = load(workspace / "params.yaml")
     promotion = configuration.promotion
@@ -141,7 +141,7 @@ def decide(workspace: Path, by: str | None = None, change: bool = True, note: st
 
 def _up_to_date(workspace: Path) -> None:
     """What is judged has to be what the parameters of now say, or the decision would speak of another model."""
-    from flows.graph import read_stages
+    from flows.orchestration.graph import read_stages
     from flows.pipeline import plan
 
     stages = {stage.name for stage in read_stages(workspace)}
@@ -172,14 +172,14 @@ def read_manifest(export: Path) -> dict[str, Any]:
 def identity(workspace: Path) -> tuple[str, dict[str, str]]:
     """(first 32 digits of the export's content hash as MLflow knows it, DVC's hashes of what is kept of a version)."""
     from components.step import content_hash
-    from flows.kept import locked
+    from flows.promotion.kept import locked
 
     return content_hash(workspace / EXPORT)[:32], locked(workspace, (EXPORT, EVALUATION, CLEAN), _ALSO_KEPT)
 
 
 def _tags(workspace: Path, manifest: Mapping[str, Any], hashes: Mapping[str, str]) -> dict[str, str]:
     from flows.drift import sources_hash
-    from flows.registry import DVC, SHA256
+    from flows.promotion.registry import DVC, SHA256
 
     files = {f"{SHA256}{entry['file']}": str(entry["sha256"]) for entry in manifest["files"]}
     more = {"inkwell.name": str(manifest.get("name", "")), "inkwell.model": str(manifest["model"])}
@@ -201,7 +201,7 @@ def _about(version: Version | None, manifest: Mapping[str, Any], digest: str) ->
 
 def _gates(workspace: Path) -> list[Check]:
     """One check for each stage of validation; what it counted stands in its metrics."""
-    from flows.graph import read_stages
+    from flows.orchestration.graph import read_stages
 
     found = []
     for stage in read_stages(workspace):
@@ -251,8 +251,8 @@ def _against(
     decision: Decision,
 ) -> None:
     """Compare with the champion, whose files are brought into `place`, and fill in the decision."""
-    from flows.judging import BITS, answers, bits_pairs, draw, held_out_by_both, pair, speeds
-    from flows.kept import fetch
+    from flows.promotion.judging import BITS, answers, bits_pairs, draw, held_out_by_both, pair, speeds
+    from flows.promotion.kept import fetch
 
     try:
         fetch(workspace, {path: champion.hashes[path] for path in (EXPORT, EVALUATION, CLEAN)}, place)
@@ -287,8 +287,8 @@ def _against(
 
 def judge(pairs: Mapping[str, Pairs], promotion: Promotion, seed: int) -> list[Task]:
     """Each task with its gain, interval and p value; Holm's correction is over the tasks that enough documents speak for."""
-    from flows.judging import BITS
-    from flows.paired import compare, holm
+    from flows.promotion.judging import BITS
+    from flows.promotion.paired import compare, holm
 
     found = {}
     for task, one in pairs.items():
@@ -370,7 +370,7 @@ def _failures(failed: Sequence[Check]) -> str:
 
 def _publish(workspace: Path, registry: Any, challenger: Version, decision: Decision) -> None:
     """Pages, a run in MLflow, the tag and the alias: in this order, so that evidence is never behind the alias."""
-    from flows.promotion_page import write_pages
+    from flows.promotion.page import write_pages
 
     stem = workspace / ".inkwell" / "promotion" / f"{registry.name}-{challenger.number}" / "promotion"
     decision.pages = stem

@@ -45,7 +45,7 @@ def why(workspace: Path, when: str | None, run: Callable[[Sequence[str], bool], 
     """
     from components.configuration import load
     from flows.drift import changes
-    from flows.registry import CHAMPION, Registry
+    from flows.promotion.registry import CHAMPION, Registry
 
     configuration = load(workspace / "params.yaml")
     when = when or configuration.retraining.when
@@ -68,7 +68,7 @@ def plan(workspace: Path, when: str | None) -> list[str]:
     from components.tracking.delivery import exclusive
     from flows import pipeline
     from flows.drift import changes
-    from flows.registry import CHAMPION, Registry
+    from flows.promotion.registry import CHAMPION, Registry
 
     configuration = load(workspace / "params.yaml")
     when = when or configuration.retraining.when
@@ -100,7 +100,7 @@ def plan(workspace: Path, when: str | None) -> list[str]:
 def _before_a_server_starts(workspace: Path) -> None:
     """What would stop the flow at once is told at once, and without the traceback that Prefect logs."""
     from components.tracking.delivery import exclusive
-    from flows.registry import Registry
+    from flows.promotion.registry import Registry
 
     with exclusive(lock_of(workspace)) as mine:
         if not mine:
@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--plan", action="store_true", help="say what it would do, and end")
     arguments = parser.parse_args(argv)
     try:
-        from flows.graph import read_stages
+        from flows.orchestration.graph import read_stages
 
         read_stages(arguments.workspace, [_LOOKED_AT])  # mistakes are told before a server starts
         if arguments.plan:
@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from flows.pipeline import set_environment
 
         set_environment()
-        from flows.orchestration import PipelineError
+        from flows.orchestration.running import PipelineError
         from flows.scheduled import retrain
 
         try:

@@ -30,9 +30,9 @@ def roll_back(
     import shutil
 
     from components.tracking.delivery import exclusive
-    from flows.kept import fetch, missing
     from flows.promote import EXPORT, _hashes, read_manifest
-    from flows.registry import CHAMPION, Registry, now, whoami
+    from flows.promotion.kept import fetch, missing
+    from flows.promotion.registry import CHAMPION, Registry, now, whoami
 
     if not reason.strip():
         raise InkwellError("--reason is empty: say why, the next person will ask.")
@@ -79,7 +79,7 @@ def roll_back(
 
 def _before(registry: object, current: str | None) -> str:
     """The version that was champion last before `current`, by the times of the promotion tags."""
-    from flows.registry import PROMOTION, Registry
+    from flows.promotion.registry import PROMOTION, Registry
 
     assert isinstance(registry, Registry)
     earlier = []

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.errors import InkwellError
-from flows.graph import Stage, last_seconds, read_stages
+from flows.orchestration.graph import Stage, last_seconds, read_stages
 from flows.processes import Command, environment, terminating
 
 _RUNNING = re.compile(r"^Running stage '([^']+)'")
@@ -112,7 +112,7 @@ def run(workspace: Path, arguments: Sequence[str]) -> int:
 
 
 def _record(workspace: Path, pipeline: str, clock: Clock, stages: dict[str, Stage], status: int) -> None:
-    from flows.record import record_pipeline
+    from flows.orchestration.record import record_pipeline
 
     unchanged = {name: stages[name].outputs for name in clock.unchanged if name in stages}
     record_pipeline(workspace, pipeline, ran=list(clock.seconds), unchanged=unchanged, succeeded=status == 0)

@@ -1,4 +1,4 @@
-"""What Prefect runs on a schedule or at a click: promote, retrain, notify. The pipeline itself is flows.orchestration."""
+"""What Prefect runs on a schedule or at a click: promote, retrain, notify. The pipeline itself is flows.orchestration.running."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from components.errors import InkwellError
-from flows.orchestration import PipelineError, pipeline
+from flows.orchestration.running import PipelineError, pipeline
 
 
 @flow(name="inkwell-promote", persist_result=False, validate_parameters=False)
@@ -17,7 +17,7 @@ def promote(workspace: str = ".", by: str | None = None, note: str = "") -> dict
     """Judge the workspace's model against the champion; the evidence is an artifact. {promoted, reason, version}."""
     from flows.notify import tell
     from flows.promote import decide, sentence
-    from flows.promotion_page import as_markdown
+    from flows.promotion.page import as_markdown
 
     folder = Path(workspace).resolve()
     decision = decide(folder, by, note=note)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.errors import InkwellError
-from flows.comparing import answered, options
+from flows.experiments.comparing import answered, options
 
 if TYPE_CHECKING:
     from components.configuration import Pretrain
@@ -61,8 +61,8 @@ def sweep(
     """
     import numpy as np
 
-    from flows.proxy import Cell, held_out, prepared, write_subset
-    from flows.verdicts import differences, means, verdict
+    from flows.experiments.proxy import Cell, held_out, prepared, write_subset
+    from flows.experiments.verdicts import differences, means, verdict
 
     bench = prepared(workspace, overrides)
     print("Preparing the data", flush=True)
@@ -173,7 +173,7 @@ def _told(sentence: str) -> str:
 
 
 def _write(folder: Path, outcome: Mapping[str, Any]) -> None:
-    from flows.findings import Table, curve_of_points, write_findings
+    from flows.experiments.findings import Table, curve_of_points, write_findings
 
     rows = outcome["vocabularies"]
     columns = [

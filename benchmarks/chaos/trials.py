@@ -217,7 +217,7 @@ def _disturbance(
     grounds: Grounds, trial: Trial, workspace: Path, targets: list[str], rng: random.Random, story: list[str]
 ) -> Iterator[tuple[dict[str, str], list[str]]]:
     """Break what the trial breaks in a first run, and give environment and options for the runs after it."""
-    from flows.graph import read_stages
+    from flows.orchestration.graph import read_stages
 
     service, address = grounds.server()
     env = {**environment(), "PREFECT_API_URL": address}

@@ -19,7 +19,7 @@ from flows.compare.differing import (
     shown,
 )
 from flows.compare.sides import STAGES_WITH_CURVES, Side
-from flows.findings import Picture
+from flows.experiments.findings import Picture
 
 if TYPE_CHECKING:
     from components.validate.drift import Comparison

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from components.errors import InkwellError
 from components.step import STATE
-from flows.graph import Stage, read_stages
+from flows.orchestration.graph import Stage, read_stages
 from flows.placement.handover import Store, open_repository, take_over
 from flows.placement.snapshot import commit_of
 from flows.processes import environment

@@ -31,7 +31,7 @@ def work(commit: str, stage: str, remote: str, repository: str, scratch: Path, f
 
     InkwellError when the commit, the stage or the remote is not to be had, or another worker has the stage.
     """
-    from flows.graph import read_stages
+    from flows.orchestration.graph import read_stages
     from flows.placement.handover import Store, hand_over, take_over
     from flows.processes import terminating
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from flows.graph import Stage
+from flows.orchestration.graph import Stage
 
 
 class Placement(Protocol):

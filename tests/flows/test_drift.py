@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from flows.drift import changes, sources_hash
-from flows.registry import Version
+from flows.promotion.registry import Version
 from tests.flows.candidates import write_json
 
 

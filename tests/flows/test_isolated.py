@@ -105,7 +105,7 @@ def _processes_in(folder: Path) -> list[psutil.Process]:
 def test_a_killed_worker_is_tried_again_and_the_outcome_is_that_of_one_workspace(
     repository: Path, store: str, prefect_server: None, tmp_path: Path
 ) -> None:
-    from flows.orchestration import run_pipeline
+    from flows.orchestration.running import run_pipeline
 
     slow = repository / "left.py"
     marker = tmp_path / "killed"
@@ -252,7 +252,7 @@ def test_a_folder_without_git_is_refused(workspace: Path, tmp_path: Path, capsys
 
 
 def test_a_worker_is_started_by_the_launcher_of_its_pool(repository: Path) -> None:
-    from flows.graph import Stage
+    from flows.orchestration.graph import Stage
 
     placement = placed(
         repository,

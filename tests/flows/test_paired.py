@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from flows.paired import compare, holm
+from flows.promotion.paired import compare, holm
 
 
 def _trial(seed: int, gain: float) -> dict[str, float]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.graph import read_stages
+from flows.orchestration.graph import read_stages
 from flows.pipeline import main, plan
 from flows.processes import environment
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def _states(workspace: Path, **options: object) -> dict[str, str]:
-    from flows.orchestration import run_pipeline
+    from flows.orchestration.running import run_pipeline
 
     return {outcome.stage: outcome.state for outcome in run_pipeline(workspace, **options)}  # type: ignore[arg-type]
 
@@ -44,7 +44,7 @@ def test_everything_runs_once_and_then_nothing(workspace: Path, prefect_server: 
 
 def test_a_failure_skips_what_needs_it_and_nothing_else(workspace: Path, prefect_server: None) -> None:
     (workspace / "left.py").write_text("import sys; sys.exit('left: no such poem.')\n")
-    from flows.orchestration import run_pipeline
+    from flows.orchestration.running import run_pipeline
 
     outcomes = {outcome.stage: outcome for outcome in run_pipeline(workspace)}
     assert {name: outcome.state for name, outcome in outcomes.items()} == {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from components.progress import Bar
-from flows.progress import StageProgress, seen, where_to_look
+from flows.orchestration.progress import StageProgress, seen, where_to_look
 from tests.loopback import listening
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flows.promote import KEPT_CHAMPION, Check, Task, main, verdict
-from flows.registry import CHALLENGER, CHAMPION, PROMOTION, Registry
+from flows.promotion.registry import CHALLENGER, CHAMPION, PROMOTION, Registry
 from tests.flows.candidates import make_pipeline, prepare, reproduce, set_parameter
 from tests.tiny_corpus import clean_rows
 

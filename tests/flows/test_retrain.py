@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.registry import CHAMPION, Registry
+from flows.promotion.registry import CHAMPION, Registry
 from flows.retrain import lock_of, main, plan
 from tests.flows.candidates import make_pipeline, prepare
 from tests.tiny_corpus import clean_rows

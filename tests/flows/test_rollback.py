@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flows.promote import main as promote
-from flows.registry import CHAMPION, PROMOTION, Registry
+from flows.promotion.registry import CHAMPION, PROMOTION, Registry
 from flows.rollback import main
 from tests.flows.candidates import make_pipeline, prepare, reproduce
 from tests.tiny_corpus import clean_rows

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.graph import last_seconds, read_stages
+from flows.orchestration.graph import last_seconds, read_stages
 from flows.processes import environment
 from flows.run import Clock, headline, spoken, written_by_the_model
 

@@ -14,8 +14,8 @@ import pytest
 
 from components.errors import InkwellError
 from components.scaling import PUBLISHED, Run
-from flows.scaling import main
-from flows.scaling_law import best_at, fit
+from flows.scaling.__main__ import main
+from flows.scaling.law import best_at, fit
 from tests.flows.test_ablate import CORPUS, ROOT
 from tests.tiny_corpus import poems
 

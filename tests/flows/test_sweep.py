@@ -15,8 +15,8 @@ import pytest
 from components.errors import InkwellError
 from flows.processes import environment
 from flows.revisions import Revision, experiments, head
-from flows.sweep import main
-from flows.trials import Plan, Range, Trial, grid, importance, read_space, suggested
+from flows.sweep.__main__ import main
+from flows.sweep.trials import Plan, Range, Trial, grid, importance, read_space, suggested
 from tests.processes import ROOT
 
 DVC_YAML = """

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from flows.verdicts import differences, means, verdict
+from flows.experiments.verdicts import differences, means, verdict
 
 
 def _cells(

@@ -126,7 +126,7 @@ class Plan:
         name: str | None = None,
     ) -> Plan:
         """Check everything that can be checked before a trial runs; InkwellError says what to mend."""
-        from flows.graph import read_stages
+        from flows.orchestration.graph import read_stages
 
         stage, _, metric = objective.partition(".")
         if not metric:

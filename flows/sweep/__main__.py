@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--apply", action="store_true", help="write the best parameters into params.yaml")
     parser.add_argument("--workspace", type=Path, default=Path(), help="the checkout (default: this folder)")
     arguments = parser.parse_intermixed_args(argv)
-    from flows.trials import Plan, read_space
+    from flows.sweep.trials import Plan, read_space
 
     try:
         for number in ("trials", "jobs"):
@@ -65,11 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         from flows.pipeline import set_environment
 
         set_environment()
-        from flows.sweeping import run_sweep
+        from flows.sweep.running import run_sweep
 
         outcome = run_sweep(plan, arguments.jobs, arguments.minutes, arguments.retry)
         if arguments.apply and outcome["best"]:
-            from flows.trials import apply
+            from flows.sweep.trials import apply
 
             apply(plan.folder, outcome["best"]["values"])
             print(f"{plan.folder / 'params.yaml'} has the best parameters; `dvc repro` runs with them.")

@@ -22,11 +22,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from components.errors import InkwellError
-from flows.orchestration import Running
+from flows.orchestration.running import Running
 from flows.processes import Command, environment, terminating
 from flows.revisions import experiments, git, text_of
 from flows.run import spoken
-from flows.trials import Plan, Trial, grid, override, suggested
+from flows.sweep.trials import Plan, Trial, grid, override, suggested
 
 _STASH = "refs/exps/stash"
 
@@ -187,8 +187,8 @@ def _alone(plan: Plan) -> Iterator[None]:
 
 def run_sweep(plan: Plan, jobs: int, minutes: float | None, retry: bool) -> dict[str, Any]:
     """Run what is not finished, record it, write table and page, and return what the JSON holds."""
-    from flows.sweep_findings import write
-    from flows.sweep_record import record
+    from flows.sweep.findings import write
+    from flows.sweep.record import record
 
     with _alone(plan):
         tidy(plan)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.findings import Picture, Table, markdown, write_findings
+from flows.experiments.findings import Picture, Table, markdown, write_findings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.errors import InkwellError
-from flows.comparing import answered, options
+from flows.experiments.comparing import answered, options
 
 if TYPE_CHECKING:
     from components.configuration import Pretrain
     from components.scaling import Run
-    from flows.proxy import Bench, Cell
-    from flows.scaling_law import Fit
+    from flows.experiments.proxy import Bench, Cell
+    from flows.scaling.law import Fit
 
 Size = tuple[int, int]  # width, layers
 SIZES = "64x2,128x2,128x4,192x4,256x4"
@@ -87,8 +87,8 @@ def scaling(
     from components.corpus.packed import TokenShards
     from components.model.architectures import count
     from components.scaling import Run
-    from flows.proxy import Cell, held_out, prepared, write_subset
-    from flows.scaling_law import fit
+    from flows.experiments.proxy import Cell, held_out, prepared, write_subset
+    from flows.scaling.law import fit
 
     bench = prepared(workspace, overrides)
     print("Preparing the data", flush=True)
@@ -186,8 +186,8 @@ def _shared(found: Fit) -> float | None:
 
 
 def _write(bench: Bench, outcome: Mapping[str, Any], found: Fit, kept_back: Run) -> None:
-    from flows.findings import Table, write_findings
-    from flows.scaling_pictures import pictures
+    from flows.experiments.findings import Table, write_findings
+    from flows.scaling.pictures import pictures
 
     tables = [
         Table(

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from flows.findings import Picture, Table, write_findings
+from flows.experiments.findings import Picture, Table, write_findings
 from flows.revisions import Revision
-from flows.trials import Plan, Range, Trial, importance
+from flows.sweep.trials import Plan, Range, Trial, importance
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -22,12 +22,12 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from components.errors import InkwellError
-from flows.graph import Stage, read_stages
+from flows.orchestration.graph import Stage, read_stages
+from flows.orchestration.progress import StageProgress, where_to_look
+from flows.orchestration.record import record_pipeline
 from flows.placement.described import placed
 from flows.placement.workspace import Placement
 from flows.processes import Command, environment
-from flows.progress import StageProgress, where_to_look
-from flows.record import record_pipeline
 
 _KEY_FIGURES = {
     "pretrain": ("val_bits_per_char", "tokens_per_second", "parameters"),

@@ -38,7 +38,7 @@ def answered(
 
     `jobs` is one a core where nobody said how many. `name` begins the one sentence that a mistake ends in.
     """
-    from flows.proxy import default_jobs
+    from flows.experiments.proxy import default_jobs
 
     arguments = parser.parse_args(argv)
     try:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.trials import Plan, Trial
+from flows.sweep.trials import Plan, Trial
 
 
 def record(plan: Plan, trials: Sequence[Trial], files: Sequence[Path]) -> str | None:

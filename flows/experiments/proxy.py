@@ -3,7 +3,7 @@
 Both fill a workspace with steps that each run once (a stamp beside the outputs names what they were made from) and with cells: one
 model, trained with one seed, scored on the held-out documents. A cell that is finished is a file; a killed run goes on from there.
 
-    python -m flows.proxy MODEL TOKENS DOCUMENTS OUTPUT     writes the bits of every held-out document: what a cell is judged by
+    python -m flows.experiments.proxy MODEL TOKENS DOCUMENTS OUTPUT     writes the bits of every held-out document: what a cell is judged by
 """
 
 from __future__ import annotations
@@ -214,7 +214,12 @@ class Bench:
         )
         scores = work / "scores.json"
         self.command(
-            [sys.executable, "-m", "flows.proxy", *map(str, (work / "model", cell.tokens, cell.documents, scores))],
+            [
+                sys.executable,
+                "-m",
+                "flows.experiments.proxy",
+                *map(str, (work / "model", cell.tokens, cell.documents, scores)),
+            ],
             str(cell),
         )
         came_to: dict[str, Any] = {
@@ -337,7 +342,9 @@ def score(model: Path, tokens: Path, documents: Path, output: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m flows.proxy", description=(score.__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.experiments.proxy", description=(score.__doc__ or "").split("\n")[0]
+    )
     for name in ("model", "tokens", "documents", "output"):
         parser.add_argument(name, type=Path)
     arguments = parser.parse_args(argv)

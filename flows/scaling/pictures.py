@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from flows.findings import Picture
-from flows.scaling_law import Fit, best_at, operations
+from flows.experiments.findings import Picture
+from flows.scaling.law import Fit, best_at, operations
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

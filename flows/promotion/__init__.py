@@ -1,0 +1,1 @@
+"""Which model is the champion: the registry, evidence of both, paired tests, kept files, a page."""
