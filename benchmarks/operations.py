@@ -146,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InkwellError("--runs has to be at least 1, --smoke-every at least 0.")
         folder = arguments.workspace.resolve()
         setting = {"seed": arguments.seed, "faults": "+".join(kinds), "smoke": arguments.smoke_every}
-        parts = Parts(folder / "parts", setting, arguments.fresh)
+        parts = Parts(folder / "parts", setting, fresh=arguments.fresh)
         found: dict[str, Any] = {}
         if "noop" in only:
             print("noop", flush=True)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 # The parameter that moves each rule which is not of a policy.
 PARAMETERS = {
+    "denied": "clean.denied",
     "empty": None,
     "language": "clean.languages",
     "contaminated": "clean.contaminated",
@@ -54,6 +55,7 @@ class Reasons:
         if name == "empty":
             return _empty(metadata)
         return {
+            "denied": "clean.denied names it",
             "language": f"its language is {language}, and clean.languages has {', '.join(settings.languages)}",
             "contaminated": f"it shares a passage with an evaluation set ({contaminated_by})",
             "topic": f"its topic is number {tagged.topic[row]}, which clean.topics_dropped names",

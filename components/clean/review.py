@@ -28,6 +28,8 @@ def sample(
     kept = kept[np.argsort(draws[kept], kind="stable")]
     chosen: list[tuple[str, str, int, float, float]] = []  # rule, side, row, value, threshold
     for number, name in enumerate(verdicts.names):
+        if name == "denied":
+            continue  # their words are shown to nobody
         dropped = np.flatnonzero(verdicts.rule == number)
         dropped = dropped[np.argsort(draws[dropped], kind="stable")]
         of_dropped = (verdicts.value[dropped], verdicts.threshold[dropped])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,6 +38,8 @@ def apply_rules(tagged: Tagged, policy: Policy, settings: Clean, verdicts: Verdi
 
     The policy comes last, so that what it removes, and noise brings back, is objectionable in no other way.
     """
+    if settings.denied:
+        verdicts.remove("denied", _denied(tagged, settings.denied))
     verdicts.remove("empty", tagged.statistic("letters") == 0, np.zeros(len(tagged)), 1.0)
     if settings.languages:
         asked_for = [tagged.language.are(language) for language in settings.languages]
@@ -66,6 +69,25 @@ def apply_rules(tagged: Tagged, policy: Policy, settings: Clean, verdicts: Verdi
             # What was not measured, or has no bound, is NaN: neither less nor greater than anything.
             verdicts.remove(name, value < minimum, value, minimum)
             verdicts.remove(name, value > maximum, value, maximum)
+
+
+def _denied(tagged: Tagged, ids: Sequence[str]) -> NDArray[np.bool_]:
+    """Where the denied documents are; InkwellError for an id of none: a list with a slip would let a document through."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found: NDArray[np.bool_] = pc.is_in(tagged.ids, value_set=pa.array(ids, tagged.ids.type)).to_numpy(
+        zero_copy_only=False
+    )
+    if found.sum() < len(set(ids)):
+        there = set(tagged.ids.filter(pa.array(found)).to_pylist())
+        unknown = [name for name in ids if name not in there]
+        raise InkwellError(
+            f"clean.denied: no document has the id {unknown[0]!r}"
+            + (f" ({len(unknown)} of the {len(set(ids))} ids are of none)" if len(unknown) > 1 else "")
+            + "; mend it, or take it out of the list where the document has left the sources."
+        )
+    return found
 
 
 def keep_noise(verdicts: Verdicts, settings: Clean, policy: Policy, draws: NDArray[np.float64]) -> NDArray[np.int16]:

@@ -55,6 +55,8 @@ def write_tables(
             stays = verdicts.kept[rows]
             kept, gone = table.filter(pa.array(stays)), table.filter(pa.array(~stays))
             here, there = rows[stays], rows[~stays]
+            if settings.denied:
+                gone = _withheld(gone, verdicts.removed_by("denied")[there])
             if settings.substrings == "cut":
                 texts = pa.array(passages.texts(kept, settings), pa.string())
                 kept = kept.set_column(kept.schema.get_field_index("text"), "text", texts)
@@ -98,6 +100,19 @@ def write_tables(
             written[1] += len(there)
             progress.advance(len(table))
     return written[0], written[1]
+
+
+def _withheld(table: pa.Table, denied: NDArray[np.bool_]) -> pa.Table:
+    """What may not be kept is not kept for a look either: denied documents stand here by their ids alone."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    mask = pa.array(denied)
+    for name in ("text", "title", "author", "metadata"):
+        column = table[name]
+        nothing = pa.scalar("" if name == "text" else None, column.type)
+        table = table.set_column(table.schema.get_field_index(name), name, pc.if_else(mask, nothing, column))
+    return table
 
 
 def _table(schema: pa.Schema, table: pa.Table, **columns: Any) -> pa.Table:

@@ -86,6 +86,10 @@ class Clean(Section):
         le=1,
         description="largest share of the kept characters that one topic may have; its least typical documents go first",
     )
+    denied: list[str] = Field(
+        default_factory=list,
+        description="ids of documents that no model may see; `python -m flows.lineage --removal` writes the list for a request",
+    )
     topics_dropped: list[int] = Field(
         default_factory=list, description="topics (numbers of the map of the corpus) that are dropped"
     )

@@ -146,8 +146,6 @@ def removal(records: Records, workspace: Path, ids: Sequence[str]) -> dict[str, 
 
     The ids of duplicates that were dropped in favour of a document go with it: without it, one would take its place.
     """
-    from components.configuration import Clean
-
     answer = who_saw(records, workspace, ids)
     twins = sorted({s.id for s in answer.sightings if s.duplicate_of in ids} - set(ids))
     known = {sighting.id for sighting in answer.sightings}
@@ -159,7 +157,6 @@ def removal(records: Records, workspace: Path, ids: Sequence[str]) -> dict[str, 
         "duplicates": twins,
         "retrain": _as_rows(answer.models),
         "params": "\n".join(["clean:", "  denied:", *(f"    - {_quoted(name)}" for name in denied)]) if denied else "",
-        "supported": "denied" in Clean.model_fields,
         "missing": answer.missing,
     }
 
@@ -180,11 +177,6 @@ def removal_text(request: dict[str, Any]) -> str:
         lines += [
             "",
             f"{_count(len(request['duplicates']), 'duplicate')} that would take a removed document's place stand in the list too.",
-        ]
-    if request["params"] and not request["supported"]:
-        lines += [
-            "",
-            "This version of clean has no parameter `denied` yet: until it has, take the documents out of the sources.",
         ]
     if request["params"]:
         lines += ["", "Then `python -m flows.run`, promote the new model, and delete the old versions and their files."]

@@ -122,6 +122,20 @@ def test_a_topic_is_cut_to_its_share_by_its_least_typical_documents(decide: Deci
     assert {row["topic"] for row in decide(rows, topics_dropped=[0, 2])[0]} == {1}
 
 
+def test_denied_documents_leave_nothing_but_their_ids(decide: Decide, tmp_path: Path) -> None:
+    rows = [{"text": "a line that was asked to be forgotten", "title": "forgotten", "tags": {"symbols": 0.9}}]
+    rows += [{"text": "".join(chr(0x4E00 + 97 * at + step) for step in range(40))} for at in range(5)]
+    kept, removed, metrics = decide(rows, denied=["doc-0", "doc-3"], keep_noise=0.99)
+    assert {row["id"] for row in kept} == {"doc-1", "doc-2", "doc-4", "doc-5"}
+    assert metrics["dropped_denied"] == 2
+    assert (removed["doc-0"]["rule"], removed["doc-0"]["reason"]) == ("denied", "clean.denied names it")
+    assert (removed["doc-0"]["text"], removed["doc-0"]["title"]) == ("", None)
+    for name in ("review.jsonl", "summary.json"):
+        assert "forgotten" not in (tmp_path / "clean" / name).read_text(encoding="utf-8")
+    with pytest.raises(InkwellError, match=r"clean\.denied: no document has the id 'doc-33' \(2 of the 3 ids"):
+        decide(rows, denied=["doc-0", "doc-33", "doc-44"])
+
+
 def test_weights_repeat_and_thin_out_sources(decide: Decide) -> None:
     rows = [{"source": name, "tags": {"characters": 30.0}} for name in ["web"] * 200 + ["books"] * 100 + ["code"] * 50]
     kept, removed, _ = decide(rows, mixture={"weights": {"web": 0.5, "books": 2.5}})
