@@ -9,7 +9,7 @@ export PYTHONUNBUFFERED := 1
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run smoke test chat ui flow serve params clean
+.PHONY: help setup run smoke test chat ui flow deploy serve params clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -23,6 +23,10 @@ setup: .venv/ready  ## create .venv from the pinned lock
 	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -q -j0 .venv/lib >/dev/null || true
 	@touch $@
 
+.venv/ready-dev: .venv/ready requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements-dev.lock
+	@touch $@
+
 run: setup  ## corpus to chatting model: dvc repro with progress and a summary (params.yaml)
 	python -m flows.run
 
@@ -30,7 +34,7 @@ smoke: setup  ## the same pipeline, every stage, minutes, in .smoke/
 	python -m flows.workspace .smoke size=smoke
 	python -m flows.run --workspace .smoke
 
-test: setup  ## lint, types and tests
+test: .venv/ready-dev  ## lint, types and tests
 	ruff check .
 	ruff format --check .
 	mypy components flows benchmarks
@@ -44,6 +48,9 @@ ui: setup  ## MLflow on http://127.0.0.1:5000, beside the report card
 
 flow: setup  ## the pipeline as a Prefect flow, a task a stage
 	python -m flows.pipeline --workspace $(WORKSPACE)
+
+deploy: setup  ## deployments, schedules, limits and automations to the Prefect server of PREFECT_API_URL
+	python -m flows.deploy --workspace $(WORKSPACE)
 
 serve: setup  ## the exported model in llama.cpp's server, on loopback
 	cd $(WORKSPACE) && python -m components.serve

@@ -21,11 +21,21 @@ from pathlib import Path
 from components.errors import InkwellError
 from flows.parameters import ROOT, command_line, compose, render
 
-COPIED = ("components", "flows", "conf", "dvc.yaml", "requirements.lock", ".dvcignore")
+COPIED = (
+    "components",
+    "flows",
+    "conf",
+    "infra/pools",
+    "dvc.yaml",
+    "prefect.yaml",
+    "requirements.lock",
+    ".dvcignore",
+)
 _SETTINGS = {
     "core.analytics": "false",
     "core.check_update": "false",
     "cache.type": "reflink,copy",  # a hard link written in place would corrupt the cache silently
+    "plots.html_template": "../conf/dvc-plots/page.html",  # DVC's own page asks other hosts for its scripts
 }
 _LEFT_OUT = {"__pycache__", ".mypy_cache", ".ruff_cache", ".DS_Store"}
 
