@@ -13,6 +13,7 @@ from components.atomic import atomic_file
 from components.figures import FORMS, bits, count, figure, small
 from components.report import ancestry, pictures
 from components.report.evidence import MODELS, STAGES, Evidence, Row, gather
+from components.report.run_logs import newest_logs
 from components.report.segmentation import Segmentation
 from components.vocabulary.spelling import read_record
 
@@ -121,6 +122,7 @@ def render(
         "corpus": corpus(evidence),
         "tokenizer": tokens(evidence),
         "training": training(evidence),
+        "run_logs": newest_logs(),
         "moments": moments(evidence),
         "evaluation": evaluation(evidence),
         "side_by_side": side_by_side(evidence, samples),

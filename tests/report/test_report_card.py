@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -271,3 +272,23 @@ def test_the_title_and_the_number_of_samples_are_parameters(workspace: Path, mon
     page = read(workspace)
     assert "<h1>$Poems$ &amp; more</h1>" in page.source
     assert page.source.count('<article class="asked">') == 1
+
+
+def test_the_newest_run_log_is_shown_and_cut_in_its_middle(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, lines in (
+        ("old", ["an older run"]),
+        ("new", [f"2026-11-22 10:00:{at:02}  <b>line {at}</b>" for at in range(300)]),
+    ):
+        log = workspace / ".inkwell/runs/pretrain" / name / "run.log"
+        log.parent.mkdir(parents=True)
+        lines[1:2] = ["2026-11-22 10:00:01  started again after it was killed"] if len(lines) > 1 else []
+        log.write_text("\n".join(lines), encoding="utf-8")
+        os.utime(log, (1, 1 if name == "old" else 2))
+    assert make(workspace, monkeypatch) == 0
+    page = read(workspace)
+    assert "The log of the last pretrain on this machine, started again once" in page.text
+    assert "<b>line 0</b>" in page.text
+    assert "<b>line 299</b>" in page.text
+    assert "(100 lines more)" in page.text
+    assert "<b>line 150</b>" not in page.text
+    assert "an older run" not in page.text
