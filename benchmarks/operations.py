@@ -1,10 +1,13 @@
 """The bars of operations: `python -m benchmarks.operations`; its last line is one JSON object.
 
     noop     the finished pipeline again: `dvc repro`, the plan, and what the flow adds a stage with a running server
+    pages    report, comparison and lineage over a registry of 500 runs and 100 versions
+    screens  MLflow, Prefect and our pages in a browser without a network; pictures of them go to --pictures
     chaos    seeded runs in each of which something breaks; all must end finished with the undisturbed run's bytes (docs/chaos.md)
 
 `--only` runs some of them. Everything happens in `--workspace`, through the command lines that a user has. Finished parts and finished runs of the
-chaos are kept: killed and started again, it goes on; `--fresh` forgets them. Run `noop` on a quiet machine.
+chaos are kept, as long as the code is what it was: killed and started again, it goes on; `--fresh` forgets them. Run `noop` and `pages` on a quiet
+machine.
 """
 
 from __future__ import annotations
@@ -21,12 +24,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.chaos.faults import FAULTS
-from benchmarks.parts import Parts
+from benchmarks.parts import Parts, digest
 from components.errors import InkwellError
 from flows.processes import environment
 
-PARTS = ("noop", "chaos")
+PARTS = ("noop", "pages", "screens", "chaos")
 _REPEATED = 3
+_CODE = ("flows", "components", "conf", "dvc.yaml", "benchmarks/chaos", "benchmarks/operations.py")
+# What belongs to one part only: a change of it does not cost a night of chaos.
+_MORE = {"pages": ("benchmarks/registry_pages.py",)}
 
 
 def seconds_of(command: Sequence[str], folder: Path, env: dict[str, str]) -> float:
@@ -40,21 +46,26 @@ def seconds_of(command: Sequence[str], folder: Path, env: dict[str, str]) -> flo
     return taken
 
 
-def noop(folder: Path, finished: Path | None) -> dict[str, Any]:
-    """Seconds of a pipeline in which nothing is to do; medians of three, in turns, after one turn that is not counted.
-
-    `finished`: a workspace in which everything has run; else one in smoke size is made and run in `folder`.
-    """
-    from benchmarks.chaos.services import prefect_server
-    from flows.orchestration.graph import read_stages
+def finished_workspace(folder: Path, given: Path | None) -> Path:
+    """A workspace in which everything has run and is recorded: the `given` one, else one in smoke size in `folder`, made where it is not there."""
     from flows.workspace import make_workspace
 
-    if finished is None:
-        finished = folder / "smoke"
-        make_workspace(finished, ["corpus=tang", "size=smoke", "tracking.enabled=false"])
-        print("  running the pipeline in smoke size", flush=True)
-        seconds_of([sys.executable, "-m", "flows.run"], finished, environment())
-    finished = finished.resolve()
+    if given is not None:
+        if not (given / "dvc.lock").exists():
+            raise InkwellError(f"--finished {given}: nothing has run there (dvc.lock is missing).")
+        return given.resolve()
+    finished = folder / "smoke"
+    make_workspace(finished, ["corpus=tang", "size=smoke"])
+    print("  running the pipeline in smoke size, as far as it is out of date", flush=True)
+    seconds_of([sys.executable, "-m", "flows.run"], finished, environment())
+    return finished.resolve()
+
+
+def noop(folder: Path, finished: Path) -> dict[str, Any]:
+    """Seconds of a pipeline in which nothing is to do; medians of three, in turns, after one turn that is not counted."""
+    from benchmarks.chaos.services import prefect_server
+    from flows.orchestration.graph import read_stages
+
     stages = len(read_stages(finished))
     service, address = prefect_server((folder / "server").resolve())
     env = {**environment(), "PREFECT_API_URL": address}
@@ -116,7 +127,7 @@ def chaos(parts: Parts, folder: Path, runs: int, seed: int, kinds: Sequence[str]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line: 0 when all was measured, 1 when a run of the chaos was lost, 2 for something to mend."""
+    """The command line: 0 when all was measured, 1 when a run of the chaos was lost or a page misses something, 2 for something to mend."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.operations",
         description=__doc__,
@@ -125,7 +136,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas (default: %(default)s)")
     parser.add_argument("--workspace", type=Path, default=Path(".operations"), help="default: %(default)s")
-    parser.add_argument("--finished", type=Path, help="noop: a workspace in which everything has run")
+    parser.add_argument(
+        "--finished",
+        type=Path,
+        help="noop, pages, screens: a workspace in which everything has run (default: one in smoke size is made)",
+    )
+    parser.add_argument(
+        "--pictures", type=Path, help="screens: where the pictures go (default: `pictures` in the workspace)"
+    )
     parser.add_argument("--runs", type=int, default=50, help="chaos: how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="chaos: default %(default)s")
     parser.add_argument("--faults", default=",".join(FAULTS), help="chaos: which (default: %(default)s)")
@@ -146,13 +164,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InkwellError("--runs has to be at least 1, --smoke-every at least 0.")
         folder = arguments.workspace.resolve()
         setting = {"seed": arguments.seed, "faults": "+".join(kinds), "smoke": arguments.smoke_every}
-        parts = Parts(folder / "parts", setting, fresh=arguments.fresh)
         found: dict[str, Any] = {}
-        if "noop" in only:
-            print("noop", flush=True)
-            found |= parts.done("noop", lambda: noop(folder, arguments.finished))
+        for name in [part for part in PARTS if part in only and part != "chaos"]:
+            print(name, flush=True)
+            measured = partial(_measured, name, folder, arguments.finished, arguments.pictures)
+            if name == "screens":  # always anew: its pictures are wanted where --pictures says now
+                found |= measured()
+                continue
+            of = (arguments.finished or folder / "smoke").resolve()
+            state = digest([*_CODE, *_MORE.get(name, ())], str(of))
+            found |= Parts(folder / "parts", {"finished": of.name}, state, arguments.fresh).done(name, measured)
         if "chaos" in only:
             print("chaos", flush=True)
+            parts = Parts(folder / "parts", setting, digest(_CODE), arguments.fresh)
             found |= chaos(parts, folder, arguments.runs, arguments.seed, kinds, arguments.smoke_every)
     except InkwellError as error:
         print(f"operations: {error}", file=sys.stderr)
@@ -161,7 +185,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("operations: interrupted; the same command goes on from here.", file=sys.stderr)
         return 130
     print(json.dumps(found))
-    return 1 if found.get("chaos_lost") else 0
+    return 1 if found.get("chaos_lost") or found.get("screens_missing") else 0
+
+
+def _measured(name: str, folder: Path, given: Path | None, pictures: Path | None) -> dict[str, Any]:
+    """One of the parts that look at a finished workspace."""
+    finished = finished_workspace(folder, given)
+    if name == "pages":
+        from benchmarks.registry_pages import measure as measure_pages
+
+        return dict(measure_pages(finished, folder / "pages"))
+    if name == "screens":
+        from benchmarks.screens import measure as measure_screens
+
+        return dict(measure_screens(finished, folder / "screens", (pictures or folder / "pictures").resolve()))
+    return noop(folder, finished)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Bring deployments, work pool, limits and automations to a Prefect server; again changes only what differs.
 
-    python -m flows.deploy                       the pool `inkwell`, whose worker runs on this machine
-    python -m flows.deploy --pool kubernetes     the pool whose base job template is infra/pools/kubernetes.json
+    python -m flows.deploy                               the pool `inkwell`, of processes where its worker runs
+    python -m flows.deploy --pool inkwell-kubernetes     a pool of jobs, made from infra/pools/kubernetes.json
+    python -m flows.deploy --pool night --type docker    a pool of any name
 
 Then start a worker: `prefect worker start --pool inkwell`. PREFECT_API_URL says where the server is.
 Exit status: 0 done, 2 something to mend.
@@ -12,10 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,205 +22,148 @@ from components.errors import InkwellError
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
-    from prefect.events.schemas.automations import AutomationCore
-
-    from components.configuration import Notifications
 
 ROOT = Path(__file__).resolve().parents[1]
 POOL = "inkwell"
-_FLOWS = ("inkwell-pipeline", "inkwell-retrain", "inkwell-promote")
-_TRAINING = "inkwell-training"  # one stage that fills the machine at a time, over all runs
-_SILENCE = timedelta(seconds=120)  # four heartbeats
+DEPLOYMENTS = ("inkwell-pipeline/pipeline", "inkwell-retrain/retrain", "inkwell-promote/promote")
+# Where the workspace lies in a container of ours: INKWELL_WORKSPACE of infra/docker/Dockerfile.
+CONTAINER_HOME = "/work/inkwell"
+_PATIENCE = 300.0  # seconds for `prefect deploy`, which takes ten
 
 
-def deploy(workspace: Path, pool: str = POOL) -> list[str]:
-    """Create or refresh everything; what was done, in sentences.
+def deploy(workspace: Path, pool: str = POOL, kind: str | None = None) -> list[str]:
+    """Create or refresh everything; what was done, in sentences. `kind`: "process", "docker" or "kubernetes".
 
-    Raises InkwellError when no server answers, the pool's template lacks, or Prefect refuses.
+    Raises InkwellError when no server answers, a pool's template lacks, or Prefect refuses.
     """
     from flows.pipeline import set_environment
 
     set_environment()
+    import httpx
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL
+
+    from components.configuration import load
+    from components.fetching.locations import public
+    from flows.automations import automations, keep_addresses, keep_automations
 
     address = PREFECT_API_URL.value()
     if not address:
         raise InkwellError(
             "PREFECT_API_URL names no server: start one (`prefect server start --host 127.0.0.1`) and export PREFECT_API_URL=http://127.0.0.1:4200/api."
         )
-    notifications = _notifications(workspace)
+    notifications = load(workspace / "params.yaml").notifications
+    limits = concurrency_keys(workspace)
     with get_client(sync_client=True) as client:
         try:
             unwell = client.api_healthcheck()
         except Exception as error:  # what the transport raises is not one family
             unwell = error
         if unwell is not None:
-            raise InkwellError(f"no Prefect server answers at {_public(address)}: start it, or mend PREFECT_API_URL.")
-        said = [_pool(client, pool, workspace), _limits(client, workspace)]
-        _deployments(workspace, pool)
-        said.append("deployments: pipeline, retrain (schedule paused), promote, notify")
-        said += _automations(client, notifications)
+            raise InkwellError(f"no Prefect server answers at {public(address)}: start it, or mend PREFECT_API_URL.")
+        try:
+            found = _pool(client, pool, kind, workspace)
+            said = [f"pool {pool}: {found['told']}", _limits(client, limits)]
+            _deployments(_home(workspace, found["kind"]), pool)
+            said.append("deployments: pipeline, retrain (its schedule is paused until you resume it), promote")
+            blocks, unkept = keep_addresses(client, notifications)
+            told_of = [client.read_deployment_by_name(name).id for name in DEPLOYMENTS]
+            heard = blocks if "failed" in notifications.events else {}
+            said += [*unkept, *keep_automations(client, automations(told_of, heard))]
+            said.append(
+                f"the server tells of late, failed and crashed runs by: {', '.join(heard) or 'nothing (notifications in params.yaml)'}"
+            )
+        except httpx.HTTPStatusError as error:
+            status = error.response.status_code
+            login = " (PREFECT_API_AUTH_STRING holds its user:password)" if status in (401, 403) else ""
+            raise InkwellError(f"the Prefect server at {public(address)} answered {status}{login}.") from error
     return said
 
 
-def _notifications(workspace: Path) -> Notifications:
-    from components.configuration import load
-
-    return load(workspace / "params.yaml").notifications
-
-
-def _public(address: str) -> str:
-    from flows.promotion.registry import _public as without_login
-
-    return without_login(address)
+def pool_types(workspace: Path) -> dict[str, Path]:
+    """The base job template of each type of pool that infra/pools describes; a workspace's own go first."""
+    folders = (ROOT / "infra" / "pools", workspace / "infra" / "pools")
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.json"))}
 
 
-def _pool(client: SyncPrefectClient, name: str, workspace: Path) -> str:
-    """A pool of processes, or of what infra/pools/<name>.json describes; an existing one keeps what was set by hand."""
+def type_of(pool: str, types: Sequence[str]) -> str:
+    """The type that a pool's name ends with ("inkwell-kubernetes"); processes for any other name."""
+    last = pool.rpartition("-")[2]
+    return last if last in types else "process"
+
+
+def _pool(client: SyncPrefectClient, name: str, kind: str | None, workspace: Path) -> dict[str, str]:
+    """{"kind", "told"} of the pool, made from its type's template where there is none; an existing one keeps what was set by hand."""
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
+    types = pool_types(workspace)
+    if kind and kind not in types:
+        raise InkwellError(f"there is no infra/pools/{kind}.json: known types are {', '.join(types)}.")
     try:
-        found = client.read_work_pool(name)
-        return f"pool {name}: there already ({found.type})"
+        there = client.read_work_pool(name).type
     except ObjectNotFound:
-        pass
-    kind, template = "process", None
-    if name != POOL:
-        path = workspace / "infra" / "pools" / f"{name}.json"
-        if not path.exists():
-            path = ROOT / "infra" / "pools" / f"{name}.json"
-        if not path.exists():
-            raise InkwellError(
-                f"there is no pool {name!r} and no infra/pools/{name}.json to make it from: take {POOL}, or write its base job template."
-            )
+        wanted = kind or type_of(name, list(types))
+        path = types.get(wanted)
+        if path is None:
+            raise InkwellError(f"there is no infra/pools/{wanted}.json to make the pool {name!r} from.") from None
         try:
-            template = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            template: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
             raise InkwellError(
-                f"{path} is no JSON ({error}): `prefect work-pool get-default-base-job-template` shows one."
+                f"{path} is no base job template ({error}): `python infra/pools/derive.py` writes it."
             ) from error
-        kind = next((one for one in ("kubernetes", "docker", "process") if one in name), "docker")
-    else:
-        from prefect.workers.process import ProcessWorker
-
-        template = ProcessWorker.get_default_base_job_template()
-    try:
-        client.create_work_pool(WorkPoolCreate(name=name, type=kind, base_job_template=template))
-    except ObjectAlreadyExists:  # another deploy was faster
-        return f"pool {name}: there already ({kind})"
-    return f"pool {name}: made ({kind})"
+        try:
+            client.create_work_pool(WorkPoolCreate(name=name, type=wanted, base_job_template=template))
+            return {"kind": wanted, "told": f"made ({wanted})"}
+        except ObjectAlreadyExists:  # another deploy was faster
+            there = client.read_work_pool(name).type
+    if kind and there != kind:
+        raise InkwellError(f"the pool {name!r} is there already, of type {there}: name another pool.")
+    return {"kind": str(there), "told": f"there already ({there})"}
 
 
-def _limits(client: SyncPrefectClient, workspace: Path) -> str:
-    """A global limit of one for training and for each `meta.concurrency` of dvc.yaml; a limit that was changed by hand stays."""
-    import yaml
+def _home(workspace: Path, kind: str) -> str:
+    """The folder in which runs work: this workspace for processes, the image's for containers; INKWELL_HOME goes first."""
+    return os.environ.get("INKWELL_HOME") or (str(workspace.resolve()) if kind == "process" else CONTAINER_HOME)
+
+
+def concurrency_keys(workspace: Path) -> list[str]:
+    """The limits that stages share: each `meta.concurrency` of dvc.yaml, which is also the limit's name in Prefect."""
+    from flows.orchestration.graph import read_stages
+
+    return sorted({stage.concurrency for stage in read_stages(workspace) if stage.concurrency})
+
+
+def _limits(client: SyncPrefectClient, names: Sequence[str]) -> str:
+    """A global limit of one for each of `names`; one that was changed by hand stays."""
     from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
     from prefect.exceptions import ObjectNotFound
 
-    described = yaml.safe_load((workspace / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    keys = {str(stage.get("meta", {}).get("concurrency")) for stage in described.values()} - {"None"}
     made = []
-    for name in sorted({_TRAINING, *keys}):
+    for name in names:
         try:
             client.read_global_concurrency_limit_by_name(name)
         except ObjectNotFound:
             client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
             made.append(name)
-    return f"limits: {', '.join(sorted({_TRAINING, *keys}))}" + (f" (made: {', '.join(made)})" if made else "")
+    return f"limits: {', '.join(names) or 'none'}" + (f" (made: {', '.join(made)})" if made else "")
 
 
-def _deployments(workspace: Path, pool: str) -> None:
-    from flows.processes import environment
+def _deployments(home: str, pool: str) -> None:
+    from flows.processes import Command, environment
 
-    source = ROOT / "prefect.yaml"
-    home = workspace.resolve()
-    variables = {"INKWELL_HOME": os.environ.get("INKWELL_HOME") or str(home), "INKWELL_POOL": pool}
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(source)]
-    done = subprocess.run(
-        command, cwd=ROOT, env={**environment(), **variables}, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        last = [line.strip(" │╭╮╰╯─") for line in (done.stderr or done.stdout).splitlines()]
-        raise InkwellError(f"`prefect deploy` refused: {' '.join(line for line in last if line)[-300:]}.")
-
-
-def automations(notifications: Notifications, notify: Any, channels: Sequence[Any]) -> list[AutomationCore]:
-    """What happens for runs that die silently, run late or fail. notify: the deployment's id; channels: further actions."""
-    from prefect.client.schemas.objects import StateType
-    from prefect.events.actions import ChangeFlowRunState, RunDeployment
-    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
-
-    ours = {"prefect.resource.role": "flow", "prefect.resource.name": list(_FLOWS)}
-    runs = {"prefect.resource.id": "prefect.flow-run.*"}
-    ended = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
-    heartbeat = "prefect.flow-run.heartbeat"
-
-    def tell(what: str) -> list[Any]:
-        text = "{{ flow.name }}, run {{ flow_run.name }}: " + what
-        by_worker = bool(notifications.slack or notifications.webhook or notifications.smtp)
-        called = RunDeployment(
-            source="selected",
-            deployment_id=notify,
-            parameters={"text": {"__prefect_kind": "jinja", "template": text}, "event": "failed"},
-        )
-        return [*([called] if by_worker else []), *channels]
-
-    def reactive(name: str, description: str, states: set[str], what: str) -> AutomationCore:
-        from prefect.events.actions import DoNothing
-
-        trigger = EventTrigger(
-            expect={f"prefect.flow-run.{state}" for state in states},
-            match=runs,
-            match_related=ours,
-            posture=Posture.Reactive,
-            threshold=1,
-            within=timedelta(0),
-        )
-        return AutomationCore(
-            name=name, description=description, tags=["inkwell"], trigger=trigger, actions=tell(what) or [DoNothing()]
-        )
-
-    silent = AutomationCore(
-        name="inkwell-silent",
-        description="A run whose heartbeat stopped has crashed: its machine or process is gone",
-        tags=["inkwell"],
-        trigger=EventTrigger(
-            after={heartbeat},
-            expect={heartbeat, *ended},
-            match=runs,
-            match_related=ours,
-            for_each={"prefect.resource.id"},
-            posture=Posture.Proactive,
-            threshold=1,
-            within=_SILENCE,
-        ),
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message="no heartbeat: its process or machine is gone")],
-    )
-    return [
-        silent,
-        reactive("inkwell-failing", "A run failed or crashed", {"Failed", "Crashed"}, "{{ flow_run.state.name }}. {{ flow_run.state.message }}"),
-        reactive("inkwell-late", "A run has not begun in time: is a worker there?", {"Late"}, "it has not begun in time; is a worker there?"),
-    ]  # fmt: skip
-
-
-def _automations(client: SyncPrefectClient, notifications: Notifications) -> list[str]:
-    notify = client.read_deployment_by_name("inkwell-notify/notify").id
-    said = []
-    for wanted in automations(notifications, notify, []):
-        known = client.read_automations_by_name(wanted.name)
-        if not known:
-            client.create_automation(wanted)
-            said.append(f"automation {wanted.name}: made")
-            continue
-        # switched off by hand stays off
-        wanted.enabled = known[0].enabled
-        client.update_automation(known[0].id, wanted)
-        for surplus in known[1:]:
-            client.delete_automation(surplus.id)
-        said.append(f"automation {wanted.name}: as it should be")
-    return said
+    variables = {"INKWELL_HOME": home, "INKWELL_POOL": pool}
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    command += ["--prefect-file", str(ROOT / "prefect.yaml")]
+    with Command(command, ROOT, {**environment(), **variables}, together=True) as prefect:
+        prefect.end_after(_PATIENCE)
+        lines = [line.strip(" │╭╮╰╯─") for line in prefect.lines()]
+        status = prefect.wait()
+    if prefect.timed_out:
+        raise InkwellError(f"`prefect deploy` had not ended after {_PATIENCE:.0f} seconds: is the server well?")
+    if status:
+        raise InkwellError(f"`prefect deploy` refused: {' '.join(line for line in lines if line)[-300:]}.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -229,13 +171,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.deploy", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--workspace", type=Path, default=Path(), help="folder of the pipeline (default: this one)")
     parser.add_argument("--pool", default=POOL, help="work pool, made where there is none (default: %(default)s)")
+    parser.add_argument(
+        "--type",
+        dest="kind",
+        help="process, docker, kubernetes: what a new pool runs (default: the last word of its name, else process)",
+    )
     arguments = parser.parse_args(argv)
     try:
-        for line in deploy(arguments.workspace, arguments.pool):
-            print(line)
+        from flows.processes import terminating
+
+        with terminating():
+            for line in deploy(arguments.workspace, arguments.pool, arguments.kind):
+                print(line)
     except InkwellError as error:
         print(f"deploy: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("deploy: interrupted; the same command does the rest.", file=sys.stderr)
+        return 130
     print(f"Now start a worker: prefect worker start --pool {arguments.pool}")
     return 0
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.errors import InkwellError
+
 if TYPE_CHECKING:
     from components.validate.drift import Comparison
     from flows.promotion.registry import Version
@@ -65,25 +67,26 @@ def changes(workspace: Path, champion: Version | None) -> list[Change]:
         if before and before != value:
             found.append(Change(path, f"{path} {before[:12]} → {value[:12]}"))
     if found:  # the same bytes have the same distributions
-        found += [Change(one.what, one.told, far=True) for one in distances(workspace, champion) if one.drifted]
+        try:
+            found += [Change(one.what, one.told, far=True) for one in distances(workspace, champion) if one.drifted]
+        except InkwellError:
+            # `when: drifted` would wait for ever for a distance that nobody can measure
+            told = "how far it lies cannot be measured (validation's profile of one of the two is lost), which counts as far"
+            found.append(Change("distance", told, far=True))
     return found
 
 
 def distances(workspace: Path, champion: Version) -> list[Comparison]:
-    """Every distribution of the champion's corpus beside the workspace's; empty where one of the profiles is not kept."""
+    """Every distribution of the champion's corpus beside the workspace's; InkwellError where one of the profiles cannot be had."""
     from components.configuration import load
-    from components.errors import InkwellError
     from components.validate.drift import compare
     from components.validate.profile import read
     from flows.promotion.kept import fetch
 
     here = workspace / _PROFILE / "profile.json"
-    if _PROFILE not in champion.hashes or not here.exists():
-        return []
+    if _PROFILE not in champion.hashes:
+        raise InkwellError(f"version {champion.number} was registered without {_PROFILE}.")
     allowed = load(workspace / "params.yaml").validate_.drift
     with tempfile.TemporaryDirectory() as name:
-        try:
-            fetch(workspace, {_PROFILE: champion.hashes[_PROFILE]}, Path(name))
-            return compare(read(Path(name) / _PROFILE / "profile.json"), read(here), allowed)
-        except InkwellError:
-            return []
+        fetch(workspace, {_PROFILE: champion.hashes[_PROFILE]}, Path(name))
+        return compare(read(Path(name) / _PROFILE / "profile.json"), read(here), allowed)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,8 @@ from components.errors import InkwellError
 if TYPE_CHECKING:
     from components.configuration import Notifications
 
-_SUBJECTS = {
+CHANNELS = ("slack", "webhook", "smtp")
+SUBJECTS = {
     "promoted": "Inkwell: a new champion",
     "kept": "Inkwell: the champion stays",
     "failed": "Inkwell: a run failed",
@@ -34,43 +36,44 @@ def tell(workspace: Path, event: str, text: str) -> list[str]:
     notifications = load(workspace / "params.yaml").notifications
     if event not in notifications.events:
         return []
-    return send(notifications, _SUBJECTS[event], text, event)
+    return send(notifications, SUBJECTS[event], text, event)
 
 
 def send(notifications: Notifications, subject: str, text: str, event: str) -> list[str]:
     """Send to every channel; one that fails does not keep the others from hearing. Returns the names of those that failed."""
     failed = []
-    for name, address in (
-        ("slack", notifications.slack),
-        ("webhook", notifications.webhook),
-        ("smtp", notifications.smtp),
-    ):
-        if address is None:
-            continue
+    for name, where in configured(notifications).items():
         try:
-            secret = _secret(name, address)
+            address = address_of(name, where)
             if name == "smtp":
-                _mail(secret, notifications, subject, text)
+                _mail(address, notifications, subject, text)
             else:
-                body = (
-                    {"text": f"*{subject}*\n{text}"}
-                    if name == "slack"
-                    else {"event": event, "subject": subject, "text": text}
-                )
-                _post(secret, body, notifications.timeout_seconds)
+                _post(address, body(name, event, subject, text), notifications.timeout_seconds)
         except Exception as error:
             # the message of an error may hold the address, and an address may be a secret: only its kind is told
             told = str(error) if isinstance(error, InkwellError) else type(error).__name__
-            print(f"notify: {name} ({address}) was not reached: {told}", file=sys.stderr)
+            print(f"notify: {name} ({where}) was not reached: {told}", file=sys.stderr)
             failed.append(name)
     return failed
 
 
-def _secret(channel: str, address: str) -> str:
-    """What env:NAME or block:NAME stands for."""
+def configured(notifications: Notifications) -> dict[str, str]:
+    """env:NAME or block:NAME of each channel that is asked for, by the channel's name."""
+    return {name: where for name in CHANNELS if (where := getattr(notifications, name)) is not None}
+
+
+def body(channel: str, event: str, subject: str, text: str) -> dict[str, str]:
+    """What "slack" or "webhook" gets by POST."""
+    if channel == "slack":
+        return {"text": f"*{subject}*\n{text}"}
+    return {"event": event, "subject": subject, "text": text}
+
+
+def address_of(channel: str, where: str) -> str:
+    """What env:NAME or block:NAME stands for: a secret. InkwellError for a variable that is not set."""
     import os
 
-    kind, _, name = address.partition(":")
+    kind, _, name = where.partition(":")
     if kind == "env":
         found = os.environ.get(name)
         if not found:
@@ -107,22 +110,48 @@ def _post(address: str, body: dict[str, Any], seconds: float) -> None:
         raise InkwellError(f"it answered {answer.status_code}.")
 
 
+@dataclass(frozen=True)
+class MailServer:
+    """Where mail is handed over. `encrypted`: from the first byte on."""
+
+    host: str
+    port: int
+    user: str
+    password: str = field(repr=False)
+    encrypted: bool
+
+    @property
+    def here(self) -> bool:
+        """Whether it is this machine's own, which may be given a password in the open."""
+        return self.host in ("127.0.0.1", "::1", "localhost")
+
+
+def mail_server(address: str) -> MailServer:
+    """smtp[s]://user:password@host:port in its parts; InkwellError for anything else, which is not repeated."""
+    from urllib.parse import unquote, urlsplit
+
+    wrong = "it holds no smtp://user:password@host:port."
+    try:
+        parts = urlsplit(address)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise InkwellError(wrong) from error
+    if parts.scheme not in ("smtp", "smtps") or not host:
+        raise InkwellError(wrong)
+    encrypted = parts.scheme == "smtps"
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    return MailServer(host, port or (465 if encrypted else 587), user, password, encrypted)
+
+
 def _mail(address: str, notifications: Notifications, subject: str, text: str) -> None:
     """One message to all; logs in only where the connection is encrypted or is this machine's own."""
     import smtplib
     import ssl
     from email.message import EmailMessage
-    from urllib.parse import unquote, urlsplit
 
     if not notifications.mail_to:
         raise InkwellError("notifications.mail_to names nobody.")
-    try:
-        parts = urlsplit(address)
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise InkwellError("it holds no smtp://user:password@host:port.") from error
-    if parts.scheme not in ("smtp", "smtps") or not host:
-        raise InkwellError("it holds no smtp://user:password@host:port.")
+    there = mail_server(address)
     message = EmailMessage()
     message["Subject"], message["From"], message["To"] = (
         subject,
@@ -132,21 +161,21 @@ def _mail(address: str, notifications: Notifications, subject: str, text: str) -
     message.set_content(text)
     context, seconds = ssl.create_default_context(), notifications.timeout_seconds
     server = (
-        smtplib.SMTP_SSL(host, port or 465, timeout=seconds, context=context)
-        if parts.scheme == "smtps"
-        else smtplib.SMTP(host, port or 587, timeout=seconds)
+        smtplib.SMTP_SSL(there.host, there.port, timeout=seconds, context=context)
+        if there.encrypted
+        else smtplib.SMTP(there.host, there.port, timeout=seconds)
     )
     with server:
         server.ehlo()
-        encrypted = parts.scheme == "smtps"
+        encrypted = there.encrypted
         if not encrypted and server.has_extn("starttls"):
             server.starttls(context=context)
             server.ehlo()
             encrypted = True
-        if parts.username:
-            if not encrypted and host not in ("127.0.0.1", "::1", "localhost"):
+        if there.user:
+            if not encrypted and not there.here:
                 raise InkwellError("the mail server offers no encryption, and a password is not sent in the open.")
-            server.login(unquote(parts.username), unquote(parts.password or ""))
+            server.login(there.user, there.password)
         server.send_message(message)
 
 
@@ -160,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from components.configuration import load
 
         notifications = load(arguments.workspace / "params.yaml").notifications
-        channels = [name for name in ("slack", "webhook", "smtp") if getattr(notifications, name)]
+        channels = list(configured(notifications))
         if not channels:
             raise InkwellError(
                 "params.yaml: notifications names neither slack nor webhook nor smtp: nobody would hear."

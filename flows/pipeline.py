@@ -51,6 +51,8 @@ def set_environment() -> None:
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 20 by default, and it takes 11 to 18
         "PREFECT_SERVER_API_HOST": "127.0.0.1",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # a killed flow is seen by the server
+        # In memory, by default: a server that is killed then forgets who holds a slot, and nobody ever gets it again.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     }.items():
         os.environ.setdefault(name, value)
 
@@ -190,10 +192,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         placed(arguments.workspace, placement).check(stages)
         set_environment()
         from flows.orchestration.running import run_pipeline
+        from flows.processes import terminating
 
-        outcomes = run_pipeline(
-            arguments.workspace, arguments.targets, arguments.force, arguments.workers, arguments.downstream, placement
-        )
+        with terminating():
+            outcomes = run_pipeline(
+                arguments.workspace,
+                arguments.targets,
+                arguments.force,
+                arguments.workers,
+                arguments.downstream,
+                placement,
+            )
     except InkwellError as error:
         print(f"pipeline: {error}", file=sys.stderr)
         return 2

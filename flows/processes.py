@@ -32,6 +32,14 @@ def environment(pipeline: str | None = None) -> dict[str, str]:
     return found
 
 
+def kept(command: Sequence[str]) -> list[str]:
+    """The command under its keeper, which ends its whole group when the process that started it is gone, even by `kill -9`.
+
+    To be started as the leader of a new session, its standard input a pipe from the starter that is never written.
+    """
+    return [sys.executable, "-I", "-S", str(Path(__file__).with_name("keeper.py")), *command]
+
+
 class Command:
     """One command and its process group; leaving the block ends whatever is still alive in the group.
 
@@ -41,7 +49,7 @@ class Command:
 
     def __init__(self, command: Sequence[str], folder: Path, env: Mapping[str, str], together: bool = False) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(Path(__file__).with_name("keeper.py")), *command],
+            kept(command),
             cwd=folder,
             env=dict(env),
             stdin=subprocess.PIPE,  # never written: its end tells the keeper that this process has died

@@ -131,10 +131,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         set_environment()
         from flows.orchestration.running import PipelineError
+        from flows.orchestration.server import server
+        from flows.processes import terminating
         from flows.scheduled import retrain
 
         try:
-            outcome = retrain(str(arguments.workspace), arguments.when)
+            with terminating(), server():
+                outcome = retrain(str(arguments.workspace), arguments.when)
         except PipelineError as error:
             print(f"retrain: {error}", file=sys.stderr)
             return 1

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.errors import InkwellError
+from components.fetching.locations import public
 from flows.processes import Command, environment, terminating
 
 _HOST = "127.0.0.1"
@@ -30,18 +31,16 @@ def review(workspace: Path, port: int) -> None:
     print(f"Report card: {_report(workspace)}", flush=True)
     uri = _tracking_uri(workspace)
     if uri.startswith(("http:", "https:")):
-        print(f"MLflow:      {uri} (tracking.uri in params.yaml; nothing to start here)", flush=True)
+        print(f"MLflow:      {public(uri)} (tracking.uri in params.yaml; nothing to start here)", flush=True)
         return
     _check_free(port)
     state = (workspace / ".inkwell").absolute()
     state.mkdir(parents=True, exist_ok=True)
     command = [
         *(sys.executable, "-m", "mlflow", "ui", "--host", _HOST, "--port", str(port), "--workers", "1"),
-        *("--backend-store-uri", uri, "--artifacts-destination", (state / "mlartifacts").as_uri()),
+        *("--artifacts-destination", (state / "mlartifacts").as_uri(), *_refusals(port)),
     ]
-    with Command(
-        command, state, {**environment(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, together=True
-    ) as server:
+    with Command(command, state, _environment(uri), together=True) as server:
         said: deque[str] = deque(maxlen=20)
         # The pipe must be read, or the server stops when it is full.
         threading.Thread(target=lambda: said.extend(server.lines()), daemon=True).start()
@@ -50,6 +49,27 @@ def review(workspace: Path, port: int) -> None:
         print(f"MLflow:      http://{_HOST}:{port}\nCtrl-C ends it.", flush=True)
         status = server.wait()
         raise InkwellError(f"MLflow ended by itself (status {status}): {_last(said)}")
+
+
+def _refusals(port: int) -> list[str]:
+    """Options by which MLflow answers its own pages only.
+
+    By itself it takes any name that begins like a private address (10.*), which a foreign page may have its own name begin with
+    too, and the variables of the environment may open it altogether.
+    """
+    names = [f"{name}:{port}" for name in (_HOST, "localhost")]
+    return [
+        *("--allowed-hosts", ",".join(names)),
+        *("--cors-allowed-origins", ",".join(f"http://{name}" for name in names)),
+        *("--x-frame-options", "DENY"),
+    ]
+
+
+def _environment(uri: str) -> dict[str, str]:
+    """MLflow's environment: where its records are, which is not for the list of processes, and nothing that opens it to others."""
+    found = {**environment(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_BACKEND_STORE_URI": uri}
+    found.pop("MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE", None)  # MLflow takes any value for yes
+    return found
 
 
 def _report(workspace: Path) -> str:

@@ -14,9 +14,13 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.atomic import atomic_folder
 from components.errors import InkwellError
+
+if TYPE_CHECKING:
+    from flows.promotion.registry import Version
 
 
 def roll_back(
@@ -30,7 +34,8 @@ def roll_back(
     import shutil
 
     from components.tracking.delivery import exclusive
-    from flows.promote import EXPORT, _hashes, read_manifest
+    from flows.promotion.checks import intact
+    from flows.promotion.exported import EXPORT, read_manifest
     from flows.promotion.kept import fetch, missing
     from flows.promotion.registry import CHAMPION, Registry, now, whoami
 
@@ -44,7 +49,7 @@ def roll_back(
         registry = Registry(workspace)
         champion = registry.holder(CHAMPION)
         if to is None:
-            to = _before(registry, champion.number if champion else None)
+            to = former_champion(registry.versions(), champion)
         version = registry.version(to)
         if champion and champion.number == version.number and checkout is None:
             raise InkwellError(f"version {to} is the champion already.")
@@ -53,10 +58,11 @@ def roll_back(
         with tempfile.TemporaryDirectory(dir=state, prefix="rollback-") as name:
             fetch(workspace, {EXPORT: version.hashes[EXPORT]}, Path(name))
             manifest = read_manifest(Path(name) / EXPORT)
-            intact = _hashes(Path(name) / EXPORT, manifest)
-            told = {str(entry["file"]): str(entry["sha256"]) for entry in manifest["files"]}
-            if not intact.holds or told != version.files:
-                raise InkwellError(f"the files of version {to} are not those that were registered: {intact.told}.")
+            whole = intact(Path(name) / EXPORT, manifest)
+            if not whole.holds:
+                raise InkwellError(f"the files of version {to} are not those that were registered: {whole.told}.")
+            if {str(entry["file"]): str(entry["sha256"]) for entry in manifest["files"]} != version.files:
+                raise InkwellError(f"the manifest of version {to} names other files or hashes than the registry.")
             if checkout is not None:
                 with atomic_folder(checkout) as folder:
                     shutil.copytree(Path(name) / EXPORT, folder, dirs_exist_ok=True)
@@ -71,26 +77,27 @@ def roll_back(
                 path = Path(name) / "rollback.json"
                 path.write_text(json.dumps({**told_now, "files": version.files}, ensure_ascii=False, indent=1) + "\n")
                 run = registry.record("rollback", [path], {"inkwell.version": version.number}, {})
-            registry.crown(
-                version, by, f"rollback from version {before or 'none'}: {reason}", f"runs:/{run}/rollback.json"
-            )
+            why, evidence = f"rollback from version {before or 'none'}: {reason}", f"runs:/{run}/rollback.json"
+            registry.crown(version, by, why, evidence, withdraw=reason)
     return version.number, before
 
 
-def _before(registry: object, current: str | None) -> str:
-    """The version that was champion last before `current`, by the times of the promotion tags."""
-    from flows.promotion.registry import PROMOTION, Registry
+def former_champion(versions: Sequence[Version], champion: Version | None) -> str:
+    """The version that was champion last before `champion`, by the times in the tags."""
+    from flows.promotion.registry import DETHRONED, PROMOTION
 
-    assert isinstance(registry, Registry)
+    crowned = champion.told(PROMOTION).get("at") if champion else None
     earlier = []
-    for version in registry.versions():
-        if version.number == current or PROMOTION not in version.tags:
+    for version in versions:
+        if champion and version.number == champion.number:
             continue
-        try:
-            told = json.loads(version.tags.get("inkwell.dethroned") or version.tags[PROMOTION])
-        except ValueError:
-            continue
-        earlier.append((str(told.get("at", "")), int(version.number)))
+        at = version.told(DETHRONED).get("at")
+        if not at:
+            at = version.told(PROMOTION).get("at")
+            # Killed while it was crowned: the tag came before the alias, so that it was never the champion.
+            if not at or (crowned and at > crowned):
+                continue
+        earlier.append((at, int(version.number)))
     if not earlier:
         raise InkwellError("no other version was ever the champion: name one with --to.")
     return str(max(earlier)[1])

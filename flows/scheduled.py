@@ -1,4 +1,4 @@
-"""What Prefect runs on a schedule or at a click: promote, retrain, notify. The pipeline itself is flows.orchestration.running."""
+"""What Prefect runs on a schedule or at a click: promote and retrain. The pipeline itself is flows.orchestration.running."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.runtime import deployment
 
 from components.errors import InkwellError
 from flows.orchestration.running import PipelineError, pipeline
@@ -16,7 +17,8 @@ from flows.orchestration.running import PipelineError, pipeline
 def promote(workspace: str = ".", by: str | None = None, note: str = "") -> dict[str, Any]:
     """Judge the workspace's model against the champion; the evidence is an artifact. {promoted, reason, version}."""
     from flows.notify import tell
-    from flows.promote import decide, sentence
+    from flows.promotion.deciding import decide
+    from flows.promotion.decision import sentence
     from flows.promotion.page import as_markdown
 
     folder = Path(workspace).resolve()
@@ -60,13 +62,6 @@ def retrain(workspace: str = ".", when: str | None = None) -> dict[str, Any]:
             outcome: dict[str, Any] = promote(str(folder), by="flows.retrain", note=reason)
             return outcome
         except (InkwellError, PipelineError) as error:
-            tell(folder, "failed", f"Retraining stopped: {error}")
+            if not deployment.id:  # of a deployment's run the server tells (flows.automations), and once is enough
+                tell(folder, "failed", f"Retraining stopped: {error}")
             raise
-
-
-@flow(name="inkwell-notify", persist_result=False, validate_parameters=False)
-def notify(text: str, event: str = "failed", workspace: str = ".") -> list[str]:
-    """Tell people by the channels of `notifications`; automations call it for runs that cannot speak any more."""
-    from flows.notify import tell
-
-    return tell(Path(workspace).resolve(), event, text)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from components.errors import InkwellError
 from flows.pipeline import set_environment
-from flows.processes import environment
+from flows.processes import environment, kept
 
 _PATIENCE = 180.0  # seconds until a server answers, on a machine that does other things too
 
@@ -42,7 +42,13 @@ class Service:
         log = self.folder / f"{self.name}.log"
         with log.open("ab") as written:
             self.process = subprocess.Popen(
-                self.command, cwd=self.folder, env=self.env, stdout=written, stderr=written, start_new_session=True
+                kept(self.command),
+                cwd=self.folder,
+                env=self.env,
+                stdin=subprocess.PIPE,  # its end tells the keeper that this process has died
+                stdout=written,
+                stderr=written,
+                start_new_session=True,
             )
         deadline = time.monotonic() + _PATIENCE
         while not self._ready():
@@ -57,6 +63,8 @@ class Service:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+            if self.process.stdin:
+                self.process.stdin.close()
             self.process = None
 
     def stop(self) -> None:
@@ -132,6 +140,28 @@ def postgres(folder: Path) -> tuple[Service, str]:
     command = [*own, str(programs / "postgres"), "-D", str(data), "-p", str(port), "-h", "127.0.0.1", "-k", ""]
     service = Service("postgres", folder, command, environment(), lambda: listens(port))
     return service, f"postgresql+asyncpg://inkwell@127.0.0.1:{port}/postgres"
+
+
+def mlflow_server(folder: Path, database: str, artifacts: str) -> tuple[Service, str]:
+    """An MLflow server over `database` (an SQLAlchemy address), with its log in `folder`; the service and its address."""
+    import httpx
+
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    command = [
+        *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+        *("--backend-store-uri", database, "--artifacts-destination", artifacts),
+    ]
+    # Its own jobs would be eight processes more.
+    env = {**environment(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
+    def ready() -> bool:
+        try:
+            return httpx.get(f"{address}/health", timeout=2).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    return Service("mlflow-server", folder, command, env, ready), address
 
 
 def object_store(folder: Path) -> tuple[Service, str]:

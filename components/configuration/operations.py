@@ -41,6 +41,15 @@ class Promotion(Section):
         description="tokens per second that the challenger has to reach, as a share of the champion's; both are measured in turn here; 0: not asked",
     )
 
+    @field_validator("registered_model")
+    @classmethod
+    def _fit_for_a_folder(cls, value: str) -> str:
+        if not re.fullmatch(r"\w[\w .-]*", value):
+            raise ValueError(
+                "a name has letters, digits, spaces, '.', '-' and '_' only, and begins with a letter or digit"
+            )
+        return value
+
     @field_validator("regressions")
     @classmethod
     def _known_tasks(cls, value: dict[str, float]) -> dict[str, float]:

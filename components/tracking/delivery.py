@@ -20,10 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from components.tracking.ancestors import process_identity
+from components.tracking.load import EVERY, Load
 from components.tracking.spool import FILES, LINES, Record, milliseconds, sweep, waiting
 
 # Errors of the content: sending it again would never help. Everything else is tried again later.
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "RESOURCE_ALREADY_EXISTS"}
+# A database that went away in the middle is told by MLflow as the same kind of refusal as a value that does not fit.
+_LOST = re.compile(r"InterfaceError|InternalError|connection", re.IGNORECASE)
 _FORBIDDEN = re.compile(r"[^\w\-. /:]")  # in names of metrics and parameters
 
 
@@ -71,7 +74,7 @@ def deliver_waiting(spool: Path, seconds: float = 600.0, to: Mapping[str, Any] |
                     continue
                 end_killed(record)
             where = {**header, **(to or {})}
-            if time.monotonic() > deadline or where["uri"] in unreachable:
+            if time.monotonic() > deadline or where.get("uri") in unreachable:
                 left += 1
                 continue
             try:
@@ -80,7 +83,9 @@ def deliver_waiting(spool: Path, seconds: float = 600.0, to: Mapping[str, Any] |
                 delivered += 1
             except Exception as error:
                 note(record, error)
-                unreachable.add(where["uri"])
+                # A record that is broken itself must not hold back those behind it.
+                if not isinstance(error, LookupError | TypeError | ValueError):
+                    unreachable.add(where["uri"])
                 left += 1
     return delivered, left
 
@@ -218,7 +223,7 @@ class Delivery:
 
         known = self._client.get_run(run).data.params  # a parameter of a run cannot change
         pairs = [
-            Param(_named(name), str(value)[:6000]) for name, value in parameters.items() if _named(name) not in known
+            Param(named(name), str(value)[:6000]) for name, value in parameters.items() if named(name) not in known
         ]
         for start in range(0, len(pairs), 100):
             self._accepted(self._client.log_batch, run, params=pairs[start : start + 100])
@@ -228,7 +233,7 @@ class Delivery:
 
         for start in range(0, len(points), 1000):
             batch = [
-                Metric(_named(name), value, at, step, **more) for name, value, at, step in points[start : start + 1000]
+                Metric(named(name), value, at, step, **more) for name, value, at, step in points[start : start + 1000]
             ]
             self._accepted(self._client.log_batch, run, metrics=batch)
 
@@ -242,7 +247,7 @@ class Delivery:
         tags = [InputTag("mlflow.data.context", entry["role"]), InputTag("name", entry["name"])]
         self._accepted(self._client.log_inputs, self._run, datasets=[DatasetInput(dataset._to_mlflow_entity(), tags)])
         if entry["role"] == "output":
-            self._accepted(self._client.set_tag, self._run, f"inkwell.output.{_named(entry['path'])}", entry["digest"])
+            self._accepted(self._client.set_tag, self._run, f"inkwell.output.{named(entry['path'])}", entry["digest"])
 
     def _log_model(self, entry: Mapping[str, Any]) -> None:
         from mlflow.entities import LoggedModelInput, LoggedModelOutput
@@ -254,7 +259,7 @@ class Delivery:
         model = self._find_model({"inkwell.record": self.header["id"], "inkwell.digest": entry["digest"]})
         if model is None:
             more = {"inkwell.parents": " ".join(entry["parents"]), "inkwell.parent_models": " ".join(parents)}
-            shape = {_named(name): str(value)[:6000] for name, value in entry["parameters"].items()}
+            shape = {named(name): str(value)[:6000] for name, value in entry["parameters"].items()}
             model = self._client.create_logged_model(
                 self._experiment,
                 name=entry["name"],
@@ -289,7 +294,7 @@ class Delivery:
         if self._parent is None:
             return
         for path, digest in entry["outputs"].items():
-            wanted = f"tags.`inkwell.output.{_named(path)}` = '{digest}'"
+            wanted = f"tags.`inkwell.output.{named(path)}` = '{digest}'"
             found = self._client.search_runs(
                 [self._experiment], wanted, max_results=1, order_by=["attributes.start_time DESC"]
             )
@@ -316,12 +321,15 @@ class Delivery:
         try:
             call(*args, **kwargs)
         except MlflowException as error:
-            if error.error_code not in _REFUSALS:
+            if error.error_code not in _REFUSALS or (
+                error.error_code == "BAD_REQUEST" and _LOST.search(str(error)[:200])
+            ):
                 raise
             note(self.record, error)
 
 
-def _named(name: str) -> str:
+def named(name: str) -> str:
+    """A name of a metric, parameter or tag as MLflow takes it."""
     return _FORBIDDEN.sub("_", name)[:250]
 
 
@@ -370,10 +378,13 @@ def _prepare_database(path: Path) -> None:
         return
 
 
-def follow(folder: Path, step: int, interval: float = 30.0) -> None:
-    """Deliver a record while its step, the process `step` that started this one, writes it; and what others left."""
+def follow(folder: Path, step: int, interval: float = 30.0, sampling: float = EVERY) -> None:
+    """Deliver a record while its step, the process `step` that started this one, writes it; and what others left.
+
+    Every `sampling` seconds it writes into the record how busy the machine is.
+    """
     record = Record(folder)
-    polite = False
+    load: Load | None = None
     with exclusive(folder / LINES) as mine:
         if not mine:
             return
@@ -387,21 +398,23 @@ def follow(folder: Path, step: int, interval: float = 30.0) -> None:
             if not ended and os.getppid() != step:
                 end_killed(record)
                 ended = True
+            if load is not None and not ended:
+                load.tell(record)
             if not ended and time.monotonic() < due:
                 time.sleep(0.1)
                 continue
             due = time.monotonic() + interval
             try:
-                complete = delivery.advance()
-                if complete:
+                if delivery.advance():
+                    ended = True  # the step may have closed it since it was looked at above
                     record.remove()
                     deliver_waiting(folder.parent, 2.0, to)
                 else:
                     deliver_waiting(folder.parent, interval, to)
             except Exception as error:
                 note(record, error)
-            if not polite:
-                polite = True
+            if load is None and not ended:
+                load = Load(sampling)
                 os.nice(5)  # a short step waits for the imports; from here on a training step must not be slowed down
 
 

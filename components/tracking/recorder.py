@@ -23,6 +23,8 @@ LOCAL_PATIENCE = 60.0  # seconds that the end of a step waits for a database of 
 REMOTE_PATIENCE = 10.0  # and for a server
 _LEFTOVERS = 3.0  # and for what other steps left in the spool
 _SMALL = 2**20  # bytes: larger files of a model stay where they are, in DVC's cache
+_SHOWN = (".csv", ".jsonl", ".html")  # outputs that are one file to look at: curves, samples, pages
+_SHOWN_BYTES = 8 * 2**20  # larger ones stay where they are
 
 _LENT = "INKWELL_RECORD"  # names the record that a process writes for the one that opened it
 
@@ -54,6 +56,7 @@ class Recorder:
         self._patience = patience
         self._courier: subprocess.Popen[bytes] | None = None
         self._models: set[str] = set()
+        self._kept: set[str] = set()
         self._inputs: dict[str, Path] = {}
         self._warned = False
 
@@ -197,6 +200,7 @@ class Recorder:
     def artifact(self, path: Path) -> None:
         """Keep a copy of a small file (a picture, a page) with the run."""
         assert self.record is not None
+        self._kept.add(path.name)
         self.record.append({"kind": "artifact", "file": self.record.keep(path, f"artifacts/{path.name}")})
 
     @_soft
@@ -215,6 +219,7 @@ class Recorder:
                 self._origins(path)
             self._files(path)
             self._documents(path)
+            self._keep_shown(path)
         cards = accelerators()
         if cards:
             self.record.append({"kind": "tags", "values": {"inkwell.accelerators": cards}})
@@ -257,6 +262,13 @@ class Recorder:
                 sha256 = file_hash(file)
                 entry = _described(file.name, _shown(file), "file", sha256[:32])
                 self.record.append({**entry, "facts": {"sha256": sha256, "bytes": str(file.stat().st_size)}})
+
+    @_soft
+    def _keep_shown(self, path: Path) -> None:
+        """Keep curves, samples and pages with the run: whoever opens it wants to see them, and has no workspace."""
+        wanted = path.suffix in _SHOWN and path.is_file() and path.name not in self._kept
+        if wanted and path.stat().st_size <= _SHOWN_BYTES:
+            self.artifact(path)
 
     @_soft
     def _documents(self, folder: Path) -> None:

@@ -6,7 +6,9 @@ step that is killed loses at most the line it was writing.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import time
 import uuid
@@ -41,9 +43,17 @@ class Record:
         return cls(spool / name)
 
     def append(self, entry: Mapping[str, Any]) -> None:
-        """Add one entry; on disk when this returns, as far as the operating system's cache is."""
-        with (self.folder / LINES).open("a", encoding="utf-8") as handle:
-            handle.write(_line(entry))
+        """Add one entry; on disk when this returns, as far as the operating system's cache is.
+
+        It is one write at the end of the file: the step and the process that delivers its record both append.
+        """
+        handle = os.open(self.folder / LINES, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            line = _line(entry).encode("utf-8")
+            if os.write(handle, line) != len(line):  # the disk is full: what follows begins on a line of its own
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / LINES))
+        finally:
+            os.close(handle)
 
     def keep(self, path: Path, name: str) -> str:
         """Copy a file into the record and return its name there: it may be gone when the record is delivered."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.tracking.reading import Run
 from flows.compare.sides import Side
-from flows.compare.tracked import TrackedRun
 
 if TYPE_CHECKING:
     from components.validate.drift import Comparison
@@ -71,21 +71,21 @@ def figures(a: Side, b: Side) -> list[Difference]:
     return found
 
 
-def _history(stage: str, a: Side, b: Side) -> list[TrackedRun]:
+def _history(stage: str, a: Side, b: Side) -> list[Run]:
     """Finished runs of the stage in the sides' databases, each once."""
-    found: dict[str, TrackedRun] = {}
+    found: dict[str, Run] = {}
     for side in (a, b):
         if side.runs is not None:
-            found |= {run.identity: run for run in side.runs.of_stage(stage)}
+            found |= {run.id: run for run in side.runs.of_stage(stage)}
     return list(found.values())
 
 
-def repeated(runs: Sequence[TrackedRun]) -> dict[str, tuple[float, int]]:
+def repeated(runs: Sequence[Run]) -> dict[str, tuple[float, int]]:
     """Standard deviation and degrees of freedom of each figure over runs that differ in nothing but the seed.
 
     Pooled over groups of equal parameters. Runs of the same seed are one draw, but for time and memory, where each is one.
     """
-    groups: dict[frozenset[tuple[str, str]], list[TrackedRun]] = {}
+    groups: dict[frozenset[tuple[str, str]], list[Run]] = {}
     for run in runs:
         key = frozenset((name, value) for name, value in run.parameters.items() if name != "seed")
         groups.setdefault(key, []).append(run)
@@ -96,7 +96,7 @@ def repeated(runs: Sequence[TrackedRun]) -> dict[str, tuple[float, int]]:
             draws: dict[str, list[float]] = {}
             for run in group:
                 if name in run.metrics:
-                    seed = run.identity if name in _OF_THE_MACHINE else run.parameters.get("seed", "")
+                    seed = run.id if name in _OF_THE_MACHINE else run.parameters.get("seed", "")
                     draws.setdefault(seed, []).append(run.metrics[name])
             values = [sum(same) / len(same) for same in draws.values()]
             if len(values) > 1:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import InkwellError
-from flows.compare.tracked import Runs, TrackedRun, runs_of
+from components.tracking.reading import Run
+from flows.compare.tracked import Runs, runs_of
 from flows.revisions import Revision, git, resolve
 
 STAGES_WITH_CURVES = ("pretrain", "sft", "align")
@@ -121,11 +122,11 @@ _STAGES = (
 )
 
 
-def _from_mlflow(run: TrackedRun, runs: Runs) -> Side:
+def _from_mlflow(run: Run, runs: Runs) -> Side:
     """A pipeline's run with its steps (and those that made what it found unchanged), a step's run, or a sweep's trial."""
-    side = Side(f"{run.name} ({run.identity[:8]})", "MLflow run", runs=runs)
+    side = Side(f"{run.name} ({run.id[:8]})", "MLflow run", runs=runs)
     side.parameters = {key: _value(text) for key, text in run.parameters.items()}
-    steps = {child.tags["stage"]: child for child in runs.children(run.identity) if "stage" in child.tags}
+    steps = {child.tags["stage"]: child for child in runs.children(run.id) if "stage" in child.tags}
     for tag, identity in run.tags.items():
         if tag.startswith("unchanged.") and (stage := tag.removeprefix("unchanged.")) not in steps:
             made = runs.run(identity) if _RUN.fullmatch(identity) else None
@@ -134,7 +135,10 @@ def _from_mlflow(run: TrackedRun, runs: Runs) -> Side:
     if "stage" in run.tags:
         steps[run.tags["stage"]] = run
     for stage, step in steps.items():
-        side.metrics |= {f"{stage}.{key}": value for key, value in step.metrics.items()}
+        # how busy the machine was is no figure of the step, and its last moment least of all
+        side.metrics |= {
+            f"{stage}.{key}": value for key, value in step.metrics.items() if not key.startswith("system/")
+        }
         for key, digest in step.tags.items():
             if key.startswith("inkwell.output."):
                 side.digests[key.removeprefix("inkwell.output.")] = digest
@@ -150,16 +154,16 @@ def _from_mlflow(run: TrackedRun, runs: Runs) -> Side:
             low, high = value - 1.96 * error, value + 1.96 * error
             side.scores[key.removeprefix("evaluate.")] = {"value": value, "low": low, "high": high, "stderr": error}
     commit = run.tags.get("mlflow.source.git.commit")
-    side.facts = {"run": run.identity, "status": run.status.lower()} | ({"commit": commit[:12]} if commit else {})
+    side.facts = {"run": run.id, "status": run.status.lower()} | ({"commit": commit[:12]} if commit else {})
     return side
 
 
-def _tracked_curve(step: TrackedRun, runs: Runs) -> Curve:
+def _tracked_curve(step: Run, runs: Runs) -> Curve:
     """The points of a step's curves joined by step, with tokens and seconds since the first point."""
     rows: dict[int, dict[str, float]] = {}
     times: dict[int, int] = {}
     for key in ("loss", "tokens", "validation_bits_per_char", "validation_loss"):
-        for at, value, when in runs.history(step.identity, key):
+        for at, value, when in runs.history(step.id, key):
             if at > 0:  # step 0 holds the figures of the end
                 rows.setdefault(at, {"step": float(at)})[key] = value
                 times[at] = when

@@ -1,6 +1,6 @@
-"""A small model that stands in for the large one: what `flows.ablate` and `flows.tokenizer_sweep` share.
+"""A small model that stands in for the large one: what `flows.ablate`, `flows.tokenizer_sweep` and `flows.scaling` share.
 
-Both fill a workspace with steps that each run once (a stamp beside the outputs names what they were made from) and with cells: one
+All fill a workspace with steps that each run once (a stamp beside the outputs names what they were made from) and with cells: one
 model, trained with one seed, scored on the held-out documents. A cell that is finished is a file; a killed run goes on from there.
 
     python -m flows.experiments.proxy MODEL TOKENS DOCUMENTS OUTPUT     writes the bits of every held-out document: what a cell is judged by
@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,6 +128,8 @@ class Bench:
         last = ""
         with Command(command, self.folder, environment(), together=True) as running, log.open("a") as written:
             self._commands.add(running)
+            if self._stopped.is_set():  # it began while the others were ended
+                running.end()
             try:
                 for line in running.lines():
                     written.write(line + "\n")
@@ -177,7 +179,7 @@ class Bench:
             futures = [pool.submit(work, identity, cell) for identity, cell in ordered]
             try:
                 with terminating():
-                    for future in futures:
+                    for future in as_completed(futures):  # what fails is told at once, not after the longest
                         future.result()
             except BaseException:
                 self._stopped.set()

@@ -111,9 +111,10 @@ def _of_path(records: Records, path: Path) -> Link:
     from components.step import content_hash
     from components.tracking.recorder import file_hash
 
-    digests = [content_hash(path)[:32]] if path.is_dir() else [file_hash(path)[:32], content_hash(path)[:32]]
-    for digest in digests:
-        found = _recorded(records, digest)
+    digests = []
+    for hashed in (content_hash,) if path.is_dir() else (file_hash, content_hash):
+        digests.append(hashed(path)[:32])
+        found = _recorded(records, digests[-1])
         if found:
             return found
     for parent in path.resolve().parents if path.is_file() else []:

@@ -7,8 +7,9 @@ versions in the registry.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,9 @@ def who_saw(records: Records, workspace: Path, ids: Sequence[str], texts: Sequen
     missing = []
     models: dict[str, Model] = {}
     tokenizers: dict[str, Run] = {}
+    here_now = cache(lambda: _version_here(workspace))
     for digest, runs in corpora.items():
-        index = _index(records, workspace, digest, runs)
+        index = _index(records, workspace, digest, runs, here_now)
         if index is None:
             missing.append(
                 f"data/clean {digest} (run {runs[0].id}, {when(runs[0].started)}) has no index of its documents: where its "
@@ -232,8 +234,18 @@ def _corpora(records: Records) -> dict[str, list[Run]]:
     return found
 
 
-def _index(records: Records, workspace: Path, digest: str, runs: Sequence[Run]) -> Path | None:
-    from components.step import STATE, content_hash
+def _version_here(workspace: Path) -> str:
+    """Hash of the workspace's data/clean; empty where there is none."""
+    from components.step import content_hash
+
+    clean = workspace / "data/clean"
+    return content_hash(clean)[:32] if clean.exists() else ""
+
+
+def _index(
+    records: Records, workspace: Path, digest: str, runs: Sequence[Run], here_now: Callable[[], str]
+) -> Path | None:
+    from components.step import STATE
     from components.tracking.documents import build_index, index_path
 
     index = index_path(workspace / STATE, digest)
@@ -243,7 +255,7 @@ def _index(records: Records, workspace: Path, digest: str, runs: Sequence[Run]) 
 
     with tempfile.TemporaryDirectory() as name:
         for run in runs:
-            kept = records.file_of(run.id, index.name, Path(name))
+            kept = records.file_of(run, index.name, Path(name))
             if kept is not None:
                 import shutil
 
@@ -252,9 +264,8 @@ def _index(records: Records, workspace: Path, digest: str, runs: Sequence[Run]) 
                 with atomic_file(index) as temporary:
                     shutil.copyfile(kept, temporary)
                 return index
-    clean = workspace / "data/clean"
-    if clean.exists() and content_hash(clean)[:32] == digest:
-        build_index(clean, index)
+    if here_now() == digest:
+        build_index(workspace / "data/clean", index)
         return index
     return None
 

@@ -45,15 +45,26 @@ def read_changes(
     workspace: Path, targets: Sequence[str] = (), downstream: Sequence[str] = ()
 ) -> tuple[list[Stage], dict[str, list[Any]]]:
     """`read_stages`, and what `dvc status` says of those that have changed, by name; the graph is read once for both."""
+    from dvc.repo import lock_repo
+    from dvc.stage import PipelineStage
+
     # From inside: DVC's status takes outputs that the process is not beside for some of another repository.
-    with _repository(workspace) as repo, chdir(workspace):
+    with _repository(workspace) as repo, chdir(workspace), lock_repo(repo):
         stages = _stages_of(repo, Path(), targets, downstream)
-        return stages, dict(repo.status(targets=[stage.name for stage in stages]))
+        wanted = {stage.name for stage in stages}
+        changes: dict[str, list[Any]] = {}
+        # Each stage by itself: `repo.status(targets=...)` reads dvc.yaml, dvc.lock and params.yaml anew for each target.
+        for node in repo.index.stages:
+            if isinstance(node, PipelineStage) and node.name in wanted:
+                for found in node.status(check_updates=True).values():
+                    changes[node.name] = found
+        return stages, changes
 
 
 @contextmanager
 def _repository(workspace: Path) -> Iterator[Any]:
     from dvc.exceptions import DvcException
+    from dvc.lock import LockError
     from dvc.repo import Repo
 
     if not (workspace / "dvc.yaml").exists() or not (workspace / ".dvc").exists():
@@ -63,6 +74,10 @@ def _repository(workspace: Path) -> Iterator[Any]:
     try:
         with Repo(str(workspace)) as repo:
             yield repo
+    except LockError as error:
+        raise InkwellError(
+            f"another `dvc` is at work in {workspace.resolve()}: ask again when it has ended ({' '.join(str(error).split())})."
+        ) from error
     except DvcException as error:
         raise InkwellError(f"{workspace / 'dvc.yaml'} is no valid pipeline: {' '.join(str(error).split())}.") from error
 

@@ -10,7 +10,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from components.errors import InkwellError
 from flows.orchestration.graph import Stage, read_stages
 from flows.orchestration.progress import StageProgress, where_to_look
 from flows.orchestration.record import record_pipeline
+from flows.orchestration.server import server
 from flows.placement.described import placed
 from flows.placement.workspace import Placement
 from flows.processes import Command, environment
@@ -39,6 +40,8 @@ _KEY_FIGURES = {
 # Lines of DVC's around an error that say less than what the stage said itself.
 _NOT_THE_REASON = ("ERROR: failed to reproduce", "Use `dvc push`", "To track the changes", "> ", "\tgit add")
 RETRY_SECONDS = 10.0
+# A killed flow keeps its slot for so long at most. Longer than a server takes to start again: a lease that lapses lets a second training in.
+_LEASE_SECONDS = 90.0
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ class Running:
 class _Run:
     placement: Placement
     stages: Mapping[str, Stage]
+    settled: Set[str] = frozenset()  # stages that need no look of their own
     running: Running = field(default_factory=Running)
 
 
@@ -107,6 +111,9 @@ _runs: dict[str, _Run] = {}
 def run_stage(workspace: str, stage: str, pipeline: str, force: bool, timeout_minutes: float | None) -> Outcome:
     """Bring one stage up to date and tell what that took; raises StageError when its command fails."""
     run = _runs[pipeline]
+    if stage in run.settled and not force:
+        get_run_logger().info(f"{stage}: nothing to do, `dvc status` says")
+        return Outcome(stage, "unchanged")
     with _slot(run.stages[stage].concurrency, run.running):
         return _run_command(run, run.stages[stage], pipeline, force, timeout_minutes)
 
@@ -150,7 +157,7 @@ def _run_command(run: _Run, stage: Stage, pipeline: str, force: bool, timeout_mi
 def _slot(key: str | None, running: Running) -> Iterator[None]:
     """A slot of Prefect's concurrency limit `key`, waited for; a limit that nobody has made is made, with one slot.
 
-    A flow that is killed keeps its slot until its lease of five minutes has run out.
+    A flow that is killed keeps its slot until its lease has run out and the server has seen it.
     """
     if key is None:
         yield
@@ -164,6 +171,7 @@ def _slot(key: str | None, running: Running) -> Iterator[None]:
             client.read_global_concurrency_limit_by_name(key)
         except ObjectNotFound:
             client.upsert_global_concurrency_limit_by_name(key, 1)
+    told = False
     with contextlib.ExitStack() as held:
         while True:
             if running.closed:  # nobody would end what begins now
@@ -171,10 +179,19 @@ def _slot(key: str | None, running: Running) -> Iterator[None]:
             try:
                 # In short turns, so that a cancelled flow does not wait for the slot. A lease that cannot be renewed, since the server
                 # is away, does not end a stage that trains.
-                held.enter_context(concurrency(key, timeout_seconds=5, raise_on_lease_renewal_failure=False))
+                held.enter_context(
+                    concurrency(
+                        key, timeout_seconds=5, lease_duration=_LEASE_SECONDS, raise_on_lease_renewal_failure=False
+                    )
+                )
                 break
             except TimeoutError:
-                continue
+                if not told:
+                    get_run_logger().info(
+                        f"waiting for a slot of {key}: another stage holds it, or one that was killed less than {_LEASE_SECONDS:.0f} s ago "
+                        f"(`prefect gcl inspect {key}`)"
+                    )
+                    told = True
         yield
 
 
@@ -194,6 +211,7 @@ def pipeline(
     futures: dict[str, Any] = {}
     try:
         run.placement.begin(stages)
+        run.settled = frozenset() if force else run.placement.settled(stages)
         for stage in stages:
             stage_task = run_stage.with_options(
                 name=stage.name, task_run_name=stage.name, retries=stage.retries, retry_delay_seconds=RETRY_SECONDS
@@ -250,11 +268,13 @@ def run_pipeline(
 ) -> list[Outcome]:
     """Run the flow here and return every stage's outcome, also when some failed.
 
-    InkwellError when the pipeline could not begin, or what was made elsewhere could not come here.
+    Without a server of the user's one is started for the run. InkwellError when the pipeline could not begin, or what was made elsewhere
+    could not come here.
     """
     with_runner = pipeline.with_options(task_runner=ThreadPoolTaskRunner(max_workers=workers))
     try:
-        described = with_runner(str(workspace), list(targets), force, list(downstream), placement)
+        with server():
+            described = with_runner(str(workspace), list(targets), force, list(downstream), placement)
     except PipelineError as error:
         if error.unfinished:
             raise InkwellError(error.unfinished) from error

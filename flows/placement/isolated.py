@@ -10,7 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 from components.errors import InkwellError
@@ -65,6 +65,10 @@ class Isolated:
     def _results(self) -> set[str]:
         """What the pipeline itself writes, and git may know: dvc.lock, DVC's own list of its folders, outputs that it does not keep."""
         return {"dvc.lock", ".dvc/.gitignore", *(path for stage in read_stages(self.folder) for path in stage.uncached)}
+
+    def settled(self, stages: Sequence[Stage]) -> Set[str]:
+        """None: what stands here need not stand on the remote, where the stages meet."""
+        return frozenset()
 
     def command(self, stage: Stage, force: bool) -> list[str]:
         """The worker's command line, behind the launcher of the stage's pool."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Protocol
 
-from flows.orchestration.graph import Stage
+from components.errors import InkwellError
+from flows.orchestration.graph import Stage, read_changes
 
 
 class Placement(Protocol):
@@ -20,6 +21,10 @@ class Placement(Protocol):
 
     def begin(self, stages: Sequence[Stage]) -> None:
         """Get ready before the first stage; checks as `check` does."""
+
+    def settled(self, stages: Sequence[Stage]) -> Set[str]:
+        """Names of those, given in their order, for which nothing is to do; empty where only the stages themselves can tell."""
+        ...
 
     def command(self, stage: Stage, force: bool) -> list[str]:
         """What brings a stage up to date. Its output holds DVC's lines, its exit status is 0 when the stage stands."""
@@ -40,6 +45,20 @@ class Workspace:
 
     def begin(self, stages: Sequence[Stage]) -> None:
         """Nothing to get ready."""
+
+    def settled(self, stages: Sequence[Stage]) -> Set[str]:
+        """Those that have not changed and come after none that has: one `dvc status` spares them a `dvc repro` at a second each."""
+        names = {stage.name for stage in stages}
+        try:
+            _, changes = read_changes(self.folder, sorted(names))
+        except InkwellError:  # another dvc is at work: each stage waits for it and looks for itself
+            return frozenset()
+        found: set[str] = set()
+        for stage in stages:
+            before = names.intersection(stage.upstream)
+            if stage.name not in changes and before <= found:
+                found.add(stage.name)
+        return found
 
     def command(self, stage: Stage, force: bool) -> list[str]:
         """`dvc repro --single-item`."""

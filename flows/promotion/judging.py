@@ -147,12 +147,14 @@ def bits(folder: Path, texts: Sequence[str]) -> NDArray[np.float64]:
 
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     return document_bits(model, [np.asarray([begin, *ids, end]) for ids in encoded])
 
 
 def bits_pairs(champion: Path, challenger: Path, texts: Sequence[str]) -> Pairs:
     """Bits of both models for the same texts as scores (fewer are better, so they are negative), characters as weights."""
+    if not texts:  # corpora without a held-out document in common: neither model has to be opened
+        return Pairs([], [], [])
     weights = [float(len(text) + 1) for text in texts]
     return Pairs(*(list(map(float, -bits(folder, texts))) for folder in (champion, challenger)), weights)
 

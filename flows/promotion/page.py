@@ -10,7 +10,7 @@ from flows.experiments.findings import Picture, Table, markdown, write_findings
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from flows.promote import Decision, Task
+    from flows.promotion.decision import Decision, Task
 
 _NAMES = {
     "bits_per_char": "bits per character",

@@ -7,6 +7,9 @@ A version is an export: its logged model, made by the export step, and tags that
     inkwell.dvc.<path>              DVC's hash of models/export, data/evaluation, data/clean and metrics behind it
     inkwell.sources                 hash of what ingest read
     inkwell.promotion               JSON: at, by, reason, evidence (of the latest change of the alias)
+    inkwell.refusal                 the same, of a decision against it
+    inkwell.dethroned               JSON: at, by, reason, for (the version that took its place)
+    inkwell.withdrawn               JSON: at, by, reason: a human rolled it back; only a human crowns it again
 """
 
 from __future__ import annotations
@@ -22,7 +25,10 @@ from typing import Any
 from components.errors import InkwellError
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-PROMOTION, DIGEST, SHA256, DVC = "inkwell.promotion", "inkwell.digest", "inkwell.sha256.", "inkwell.dvc."
+PROMOTION, REFUSAL = "inkwell.promotion", "inkwell.refusal"
+DETHRONED, WITHDRAWN = "inkwell.dethroned", "inkwell.withdrawn"
+DIGEST, SHA256, DVC = "inkwell.digest", "inkwell.sha256.", "inkwell.dvc."
+_LONGEST = 2000  # characters of a reason in a tag; MLflow keeps 5,000 of a tag, and a torn JSON says nothing
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,19 @@ class Version:
     def files(self) -> dict[str, str]:
         """sha256 by exported file."""
         return {name.removeprefix(SHA256): value for name, value in self.tags.items() if name.startswith(SHA256)}
+
+    @property
+    def withdrawn(self) -> dict[str, str]:
+        """{"at", "by", "reason"} of the rollback that left it; empty where there was none, or it was crowned since."""
+        return self.told(WITHDRAWN)
+
+    def told(self, tag: str) -> dict[str, str]:
+        """What is written in one of its JSON tags; empty where nothing is."""
+        try:
+            found = json.loads(self.tags.get(tag) or "{}")
+        except ValueError:
+            return {}
+        return {name: str(value) for name, value in found.items()} if isinstance(found, dict) else {}
 
 
 class Registry:
@@ -75,12 +94,26 @@ class Registry:
             raise self._away(error) from error
 
     def _away(self, error: Exception) -> InkwellError:
-        told = " ".join(str(error).split())[:200]
-        return InkwellError(f"MLflow at {_public(self.uri)} cannot be had ({told}): start it, or mend tracking.uri.")
+        from components.fetching.locations import public, without_secrets
+
+        told = without_secrets(" ".join(str(error).split()))[:200]
+        return InkwellError(f"MLflow at {public(self.uri)} cannot be had ({told}): start it, or mend tracking.uri.")
+
+    @contextlib.contextmanager
+    def _asked(self) -> Iterator[None]:
+        """MLflow's refusals and silences in the block as one sentence."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except MlflowException as error:
+            raise self._away(error) from error
 
     def _find_experiment(self) -> str:
         found = self._client.get_experiment_by_name(self._experiment_name)
         if found is not None:
+            if found.lifecycle_stage == "deleted":
+                self._client.restore_experiment(found.experiment_id)
             return str(found.experiment_id)
         return str(self._client.create_experiment(self._experiment_name, artifact_location=self._artifacts))
 
@@ -97,15 +130,21 @@ class Registry:
 
     def version(self, number: str) -> Version:
         """The version of that number; InkwellError naming those that there are."""
-        for one in self.versions():
+        versions = self.versions()
+        for one in versions:
             if one.number == number:
                 return one
-        known = ", ".join(one.number for one in self.versions()) or "none"
+        known = ", ".join(one.number for one in versions) or "none"
         raise InkwellError(f"{self.name} has no version {number!r}: there is {known}.")
+
+    def find(self, digest: str) -> Version | None:
+        """The latest version of an export; None where it is not registered."""
+        return next((one for one in reversed(self.versions()) if one.tags.get(DIGEST) == digest), None)
 
     def versions(self) -> list[Version]:
         """All versions, oldest first."""
-        found = self._client.search_model_versions(f"name = '{self.name}'", max_results=10_000)
+        with self._asked():
+            found = self._client.search_model_versions(f"name = '{self.name}'", max_results=10_000)
         return sorted((self._described(one) for one in found), key=lambda one: int(one.number))
 
     def _described(self, found: Any) -> Version:
@@ -119,15 +158,11 @@ class Registry:
         Its logged model is the one that the export step recorded; where the record is elsewhere (restored from another
         machine's run cache), one is made here of the small files below `files`.
         """
-        from mlflow.exceptions import MlflowException
-
-        try:
+        with self._asked():
             if not any(one.name == self.name for one in self._client.search_registered_models(f"name = '{self.name}'")):
                 self._client.create_registered_model(self.name, description="Exports of the Inkwell pipeline")
-            known = [one for one in self.versions() if one.tags.get(DIGEST) == digest]
-            if known:
-                version = known[-1]
-            else:
+            version = self.find(digest)
+            if version is None:
                 model, run = self._logged_model(digest, name, path, files)
                 with _tracking(self.uri):
                     made = self._client.create_model_version(
@@ -137,8 +172,6 @@ class Registry:
             champion = self.holder(CHAMPION)
             if champion is None or champion.number != version.number:
                 self._client.set_registered_model_alias(self.name, CHALLENGER, version.number)
-        except MlflowException as error:
-            raise self._away(error) from error
         return version
 
     def _logged_model(self, digest: str, name: str, path: str, files: Path) -> tuple[str, str]:
@@ -161,35 +194,40 @@ class Registry:
         self._client.finalize_logged_model(model.model_id, "READY")
         return str(model.model_id), ""
 
-    def crown(self, version: Version, by: str, reason: str, evidence: str) -> None:
-        """Make `version` the champion and say so in its tags; the one before is named in its `inkwell.dethroned`."""
-        from mlflow.exceptions import MlflowException
+    def crown(self, version: Version, by: str, reason: str, evidence: str, withdraw: str = "") -> None:
+        """Make `version` the champion and say so in its tags and in those of the one before (`inkwell.dethroned`).
 
+        `withdraw`: why the one before was taken back by a human; promotion does not crown it again by itself.
+        """
         before = self.holder(CHAMPION)
-        try:
+        with self._asked():
             # the tag first: killed in between, a reason without the alias misleads nobody, an alias without a reason does
             self.tell(version, by, reason, evidence)
+            if before and withdraw and before.number != version.number:
+                self._write(before, WITHDRAWN, {"at": now(), "by": by, "reason": withdraw[:_LONGEST]})
             self._client.set_registered_model_alias(self.name, CHAMPION, version.number)
             challenger = self.holder(CHALLENGER)
             if challenger and challenger.number == version.number:
                 self._client.delete_registered_model_alias(self.name, CHALLENGER)
+            if version.withdrawn:
+                self._client.delete_model_version_tag(self.name, version.number, WITHDRAWN)
             if before and before.number != version.number:
-                told = json.dumps({"at": now(), "by": by, "for": version.number, "reason": reason}, ensure_ascii=False)
-                self._client.set_model_version_tag(self.name, before.number, "inkwell.dethroned", told[:5000])
-        except MlflowException as error:
-            raise self._away(error) from error
+                told = {"at": now(), "by": by, "for": version.number, "reason": reason[:_LONGEST]}
+                self._write(before, DETHRONED, told)
 
     def tell(self, version: Version, by: str, reason: str, evidence: str, tag: str = PROMOTION) -> None:
         """Write what was decided about `version` into its tag."""
-        told = {"at": now(), "by": by, "reason": reason[:2000], "evidence": evidence}
-        self._client.set_model_version_tag(self.name, version.number, tag, json.dumps(told, ensure_ascii=False)[:5000])
+        self._write(version, tag, {"at": now(), "by": by, "reason": reason[:_LONGEST], "evidence": evidence})
+
+    def _write(self, version: Version, tag: str, told: Mapping[str, str]) -> None:
+        with self._asked():
+            self._client.set_model_version_tag(self.name, version.number, tag, json.dumps(told, ensure_ascii=False))
 
     def record(self, kind: str, files: list[Path], tags: Mapping[str, str], figures: Mapping[str, float]) -> str:
         """A run of its own for a decision, with its files; returns the run's id."""
         from mlflow.entities import Metric
-        from mlflow.exceptions import MlflowException
 
-        try:
+        with self._asked():
             run = self._client.create_run(
                 self.experiment,
                 tags={"inkwell.kind": kind, "mlflow.source.name": f"python -m flows.{kind}", **tags},
@@ -200,8 +238,6 @@ class Registry:
             for file in files:
                 self._client.log_artifact(run.info.run_id, str(file))
             self._client.set_terminated(run.info.run_id)
-        except MlflowException as error:
-            raise self._away(error) from error
         return str(run.info.run_id)
 
 
@@ -221,13 +257,6 @@ def _tracking(uri: str) -> Iterator[None]:
 def now() -> str:
     """The time as ISO 8601, UTC, to the second."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def _public(uri: str) -> str:
-    """An address without the login that it may hold."""
-    import re
-
-    return re.sub(r"//[^/@\s]*@", "//...@", uri)
 
 
 def whoami() -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flows.experiments.findings import Picture
-from flows.scaling.law import Fit, best_at, operations
+from flows.scaling.law import Fit, best_at, operations, tokens_for
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,15 +23,15 @@ def pictures(found: Fit, rows: Sequence[Mapping[str, Any]], kept_back: Run) -> l
     told = "; ".join(f"{row['size']}, {row['tokens']:,} tokens: {row['loss']:.3f}" for row in rows)
     return [
         Picture(
-            "Loss against compute: runs by size, the law, and the run that was held back with its predicted band",
+            "Loss against compute: a dot a run, darker for larger sizes, and the law for each size; the diamond was held back, the bar is its predicted band",
             picture("compute", told, _compute(found, rows, kept_back), height=3.2),
         ),
         Picture(
-            "The law at equal compute, its best sizes marked, with its 95 % band",
+            "The law where size and tokens share the same operations (told at each curve), with its 95 % band; the dot is the best size",
             picture("isoflop", told, _isoflop(found, rows, kept_back), height=3.2),
         ),
         Picture(
-            "Measured less the law, nats a token",
+            "Measured less the law, nats a token: what is left should have no shape",
             picture("residuals", told, _residuals(found, rows, kept_back), height=2.8),
         ),
     ]
@@ -93,7 +93,7 @@ def _isoflop(found: Fit, rows: Sequence[Mapping[str, Any]], kept_back: Run) -> A
         budgets = [spent[0], spent[len(spent) // 2], spent[-1], most]
         for place, budget in enumerate(budgets):
             sizes = [smallest * (largest / smallest) ** (step / 50) for step in range(51)]
-            curve = [found.mean(size, budget / (6 * size), kept_back.unique) for size in sizes]
+            curve = [found.mean(size, tokens_for(budget, size), kept_back.unique) for size in sizes]
             shade = 0.4 + 0.2 * place
             axes.fill_between(
                 sizes, [b.low for b in curve], [b.high for b in curve], color=MUTED, alpha=0.15, linewidth=0

@@ -18,6 +18,9 @@ from pathlib import Path
 
 from components.errors import InkwellError
 
+_TRIALS = 20
+_SEED = 1
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line: 0 when a trial was finished, 1 when all failed, 2 for something to mend."""
@@ -38,8 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--optuna", action="store_true", help="let Optuna choose the values (default: every combination)"
     )
-    parser.add_argument("--trials", type=int, default=20, help="how many Optuna chooses (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="of Optuna's choices (default: %(default)s)")
+    parser.add_argument("--trials", type=int, help=f"how many Optuna chooses (default: {_TRIALS})")
+    parser.add_argument("--seed", type=int, help=f"of Optuna's choices (default: {_SEED})")
     parser.add_argument("--jobs", type=int, default=1, help="trials at a time (default: %(default)s)")
     parser.add_argument("--minutes", type=float, help="end a trial that takes longer")
     parser.add_argument("--name", help="of the sweep and its experiments (default: made from the space)")
@@ -51,14 +54,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         for number in ("trials", "jobs"):
-            if getattr(arguments, number) < 1:
+            given = getattr(arguments, number)
+            if given is not None and given < 1:
                 raise InkwellError(f"--{number} must be at least 1.")
+        if arguments.minutes is not None and arguments.minutes <= 0:
+            raise InkwellError("--minutes must be above 0.")
+        if not arguments.optuna and (arguments.trials, arguments.seed) != (None, None):
+            raise InkwellError("--trials and --seed are for --optuna: without it, every combination is tried once.")
         plan = Plan.make(
             arguments.workspace,
             read_space(arguments.space, arguments.file),
             arguments.objective,
-            trials=arguments.trials if arguments.optuna else None,
-            seed=arguments.seed,
+            trials=(arguments.trials or _TRIALS) if arguments.optuna else None,
+            seed=_SEED if arguments.seed is None else arguments.seed,
             maximize=arguments.maximize,
             name=arguments.name,
         )

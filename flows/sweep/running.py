@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import queue
 import shutil
@@ -21,14 +20,16 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from components.errors import InkwellError
 from flows.orchestration.running import Running
+from flows.orchestration.server import server
 from flows.processes import Command, environment, terminating
 from flows.revisions import experiments, git, text_of
 from flows.run import spoken
+from flows.sweep.checkout import alone, forget, keep, restore
 from flows.sweep.trials import Plan, Trial, grid, override, suggested
 
 _STASH = "refs/exps/stash"
+_ENDED = "the sweep has ended"
 
 
 class TrialError(RuntimeError):
@@ -56,6 +57,9 @@ class Sweep:
         began, last = time.monotonic(), ""
         waiting = self._beginning.acquire()
         try:
+            if self.running.closed:
+                raise TrialError(_ENDED)
+            keep(plan.folder)
             with Command([*command, *sets, plan.stage], plan.folder, env, together=True) as running:
                 self.running.add(running)
                 try:
@@ -66,6 +70,7 @@ class Sweep:
                             continue
                         say(line)
                         if waiting and line.startswith("Reproducing experiment"):
+                            forget(plan.folder)
                             self._beginning.release()
                             waiting = False
                         if not line.startswith(("ERROR: failed to reproduce", "ERROR: Failed to reproduce", "> ")):
@@ -75,15 +80,20 @@ class Sweep:
                     self.running.discard(running)
         finally:
             if waiting:
-                self._beginning.release()
+                try:
+                    restore(plan.folder)
+                finally:
+                    self._beginning.release()
         trial.seconds = round(time.monotonic() - began, 1)
         commit = experiments(plan.folder, plan.baseline).get(trial.name)
-        if running.timed_out:
-            plan.fail(trial, f"took more than {self.minutes:g} minutes")
-        elif status or commit is None:
-            plan.fail(trial, last.removeprefix("ERROR: ") or f"ended with status {status}")
-        else:
+        if commit is not None and not status:
             plan.finish(trial, commit)
+        elif self.running.closed:  # ended with the sweep: that is no failure of its own, and the next sweep runs it
+            raise TrialError(_ENDED)
+        elif running.timed_out:
+            plan.fail(trial, f"took more than {self.minutes:g} minutes")
+        else:
+            plan.fail(trial, last.removeprefix("ERROR: ") or f"ended with status {status}")
         if trial.state == "failed":
             raise TrialError(trial.note)
 
@@ -171,26 +181,12 @@ def _coming(sweep: Sweep, retry: bool) -> Iterator[Trial | None]:
     yield None
 
 
-@contextlib.contextmanager
-def _alone(plan: Plan) -> Iterator[None]:
-    """One sweep at a time in a checkout: a second would meet the first one's half-made experiments."""
-    import fcntl
-
-    plan.place.mkdir(parents=True, exist_ok=True)
-    with (plan.place.parent / "lock").open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InkwellError(f"another sweep runs in {plan.folder}: wait for its end or stop it.") from None
-        yield
-
-
 def run_sweep(plan: Plan, jobs: int, minutes: float | None, retry: bool) -> dict[str, Any]:
     """Run what is not finished, record it, write table and page, and return what the JSON holds."""
     from flows.sweep.findings import write
     from flows.sweep.record import record
 
-    with _alone(plan):
+    with alone(plan.folder), server():
         tidy(plan)
         print(f"Sweep {plan.name}: {plan.size()} trials, {jobs} at a time, for {plan.objective}", flush=True)
         sweep = _sweeps[plan.name] = Sweep(plan, minutes)

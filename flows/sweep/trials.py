@@ -127,13 +127,16 @@ class Plan:
     ) -> Plan:
         """Check everything that can be checked before a trial runs; InkwellError says what to mend."""
         from flows.orchestration.graph import read_stages
+        from flows.sweep.checkout import changes, mend
 
         stage, _, metric = objective.partition(".")
         if not metric:
             raise InkwellError(
                 f"--objective {objective}: write it as stage.metric, such as pretrain.val_bits_per_char."
             )
+        mend(folder)
         baseline = head(folder)
+        changes(folder)  # what keeps DVC from beginning is told before a trial does
         read_stages(folder, [stage])
         parameters = _other_parameters(folder, space)
         # params.yaml counts without what is tried: --apply must not make the trials new ones

@@ -7,12 +7,14 @@ import os
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from benchmarks.chaos import trials as chaos
 from benchmarks.chaos.faults import FAULTS, corrupt_cache
+from benchmarks.chaos.services import listens
 from benchmarks.chaos.soundness import MARK, end_all_in, half_written, hashes, orphans
 from benchmarks.operations import main
 from tests.tiny_corpus import poems
@@ -46,6 +48,53 @@ def test_half_written_outputs_and_processes_left_behind_are_seen(tmp_path: Path)
     finally:
         sleeper.kill()
         sleeper.wait()
+
+
+def test_a_server_of_the_trials_ends_with_the_benchmark_and_can_be_killed_and_started_again(tmp_path: Path) -> None:
+    script = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from benchmarks.chaos.services import object_store\n"
+        "service, address = object_store(Path(sys.argv[1]))\n"
+        "service.start()\n"
+        "service.kill()\n"
+        "service.start()\n"
+        "print(address.rpartition(':')[2], flush=True)\n"
+        "time.sleep(120)\n"
+    )
+    benchmark = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "store")],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert benchmark.stdout is not None
+        port = int(benchmark.stdout.readline())
+        assert listens(port)
+    finally:
+        benchmark.kill()
+        benchmark.wait()
+        assert benchmark.stdout is not None
+        benchmark.stdout.close()
+    deadline = time.monotonic() + 20
+    while listens(port):
+        assert time.monotonic() < deadline, "the server has outlived the benchmark"
+        time.sleep(0.2)
+
+
+def test_a_reference_of_other_code_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps(poem, ensure_ascii=False) + "\n" for poem in poems(20)), encoding="utf-8")
+    source = f"{{name: tiny, kind: path, location: {corpus}, format: jsonl, text_field: paragraphs}}"
+    tiny = ("corpus=tang", "size=smoke", f"ingest.sources=[{source}]", "tracking.enabled=false")
+    monkeypatch.setattr(chaos, "TINY", tiny)
+    monkeypatch.setattr(chaos, "TINY_TARGETS", ("ingest",))
+    with chaos.Grounds(tmp_path / "chaos") as grounds:
+        first = grounds.undisturbed(smoke=False)
+        assert grounds.undisturbed(smoke=False) == first
+        monkeypatch.setattr(chaos, "TINY", (*tiny, "ingest.limit=5"))
+        assert grounds.undisturbed(smoke=False) != first
 
 
 def test_a_corrupted_cache_file_keeps_name_size_and_protection(tmp_path: Path) -> None:
@@ -82,7 +131,8 @@ def test_a_run_with_a_killed_stage_and_one_with_a_full_disk_come_out_as_if_nothi
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--only", "nothing"], "known are noop, chaos"),
+        (["--only", "nothing"], "known are noop, pages, screens, chaos"),
+        (["--only", "screens", "--finished", "nowhere"], "nothing has run there"),
         (["--faults", "rain"], "known are stage"),
         (["--runs", "0"], "at least 1"),
     ],

@@ -15,10 +15,11 @@ import pytest
 
 from components.errors import InkwellError
 from components.figures import number
+from components.tracking.reading import Run
 from flows.compare.__main__ import main
 from flows.compare.differing import documents, figures, parameters, repeated
 from flows.compare.sides import Side, find
-from flows.compare.tracked import TrackedRun, runs_of
+from flows.compare.tracked import Runs, runs_of
 from flows.processes import environment
 from tests.processes import ROOT
 
@@ -145,6 +146,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
         points = [Metric("validation_bits_per_char", 8 - at / 10, 1000 * at, at) for at in (5, 10)]
         points += [Metric("tokens", 100, 1000 * at, at) for at in range(1, 11)]
         points += [
+            Metric("system/cpu_utilization_percentage", 10 * seed, 9, 0),
             Metric("val_bits_per_char", loss, 9, 0),
             Metric("tokens", 1000, 9, 0),
             Metric("seconds", 60 + seed, 9, 0),
@@ -171,23 +173,24 @@ def test_seeds_tell_what_is_chance(tracked: tuple[Path, list[str]]) -> None:
     assert of_steps["pretrain.val_bits_per_char"].beyond is True
     assert of_steps["pretrain.seconds"].beyond is False
     assert parameters(first, longer) == [("pretrain.steps", 100, 2000)]
+    assert not [name for name in of_steps if "system/" in name], "how busy the machine was is no figure of the step"
     assert first.metrics["pretrain.tokens"] == 1000, "the last point of the curve is not the sum"
     assert first.curves["pretrain"][-1] == {"step": 10, "tokens": 1000, "validation_bits_per_char": 7, "seconds": 9}
     assert first.digests == {"data/clean": "a" * 32}
 
 
 def test_the_database_is_read_as_mlflow_would(tracked: tuple[Path, list[str]]) -> None:
-    from flows.compare.tracked import _Served
+    from components.tracking.client import Served
 
     folder, pipelines = tracked
     here = runs_of(folder, None)
     assert here is not None
-    served = _Served(f"sqlite:///{folder / '.inkwell/mlflow.db'}")
+    served = Runs(Served(f"sqlite:///{folder / '.inkwell/mlflow.db'}"))
     assert here.run(pipelines[0]) == served.run(pipelines[0])
     assert here.children(pipelines[0]) == served.children(pipelines[0])
-    child = here.children(pipelines[0])[0].identity
+    child = here.children(pipelines[0])[0].id
     assert here.history(child, "tokens") == served.history(child, "tokens")
-    ids = [sorted(run.identity for run in one.of_stage("pretrain")) for one in (here, served)]
+    ids = [sorted(run.id for run in one.of_stage("pretrain")) for one in (here, served)]
     assert ids[0] == ids[1]
     assert here.run("0" * 32) is None
     assert served.run("0" * 32) is None
@@ -235,8 +238,8 @@ def test_five_hundred_runs_are_compared_in_two_seconds(tracked: tuple[Path, list
 
 
 def test_repetitions_of_a_seed_are_one_draw() -> None:
-    def run(identity: str, seed: int, loss: float, seconds: float) -> TrackedRun:
-        return TrackedRun(identity, "", "FINISHED", 0, {"seed": str(seed)}, {"loss": loss, "seconds": seconds}, {})
+    def run(identity: str, seed: int, loss: float, seconds: float) -> Run:
+        return Run(identity, "", "FINISHED", 0, {"seed": str(seed)}, {"loss": loss, "seconds": seconds}, {})
 
     same = [run("a", 1, 3.0, 10.0), run("b", 1, 3.0, 14.0)]
     assert repeated(same) == {"seconds": (pytest.approx(8**0.5), 1)}

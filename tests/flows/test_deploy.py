@@ -1,35 +1,54 @@
-"""Deployments on a real Prefect server: made once, the same again, and a schedule that fires."""
+"""Deployments on a real Prefect server: made once, the same again, a schedule that fires, and a server that tells by itself."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from flows.deploy import POOL, deploy, main
+from components.configuration import parse
+from components.errors import InkwellError
+from flows.automations import keep_addresses
+from flows.deploy import CONTAINER_HOME, POOL, ROOT, concurrency_keys, deploy, main, pool_types, type_of
 from flows.processes import environment
 
-ROOT = Path(__file__).parents[2]
-PARAMETERS = '{"ingest": {"sources": [{"name": "a", "kind": "path", "location": "a"}]}}'
+SECRET = "planted-19c04e7b"
+PARAMETERS: dict[str, Any] = {"ingest": {"sources": [{"name": "a", "kind": "path", "location": "a"}]}}
+STAGES = {
+    "a": {
+        "cmd": "python -c \"open('a.txt', 'w').write('made on schedule')\"",
+        "outs": ["a.txt"],
+        "meta": {"concurrency": "memory"},
+    }
+}
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server with all its services, the scheduler among them; its API's address."""
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """(API's address, home) of a server with all its services, the scheduler and the one for late runs in a hurry."""
     home = tmp_path_factory.mktemp("prefect")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    env = {**environment(), "PREFECT_HOME": str(home), "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2"}
+    env = {
+        **environment(),
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
+        "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "2",
+        "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "3",
+    }
     env.pop("PREFECT_API_URL", None)
     address = f"http://127.0.0.1:{port}/api"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
@@ -48,7 +67,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             assert process.poll() is None, (home / "server.log").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.5)
-        yield address
+        yield address, home
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(60)
@@ -56,79 +75,203 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def deployed(server: str, tmp_path: Path) -> Iterator[tuple[Path, list[str], str]]:
-    """(workspace, what deploy said, the server's address)."""
+def at_server(server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The server is the one that this process and the commands of `deploy` speak with; its address."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    (tmp_path / "params.yaml").write_text(PARAMETERS)
-    (tmp_path / "dvc.yaml").write_text("stages: {a: {cmd: 'true', meta: {concurrency: memory}}}\n")
-    before = os.environ.get("PREFECT_API_URL")
-    os.environ["PREFECT_API_URL"] = server  # for the commands that deploy starts
-    try:
-        with temporary_settings({PREFECT_API_URL: server}):
-            yield tmp_path, deploy(tmp_path), server
-    finally:
-        if before is None:
-            os.environ.pop("PREFECT_API_URL")
-        else:
-            os.environ["PREFECT_API_URL"] = before
+    address, _ = server
+    monkeypatch.setenv("PREFECT_API_URL", address)
+    monkeypatch.delenv("INKWELL_HOME", raising=False)
+    with temporary_settings({PREFECT_API_URL: address}):
+        yield address
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A workspace with the code, and a pipeline of one stage."""
+    folder = tmp_path / "small"
+    for name in ("components", "flows"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "params.yaml").write_text(yaml.safe_dump(PARAMETERS))
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}))
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], cwd=folder, env=environment(), check=True)
+    return folder
+
+
+def _until(found: Callable[[], Any], seconds: float) -> Any:
+    """What `found` gives once it gives something; None when it does not in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := found():
+            return value
+        time.sleep(1)
+    return None
 
 
 @pytest.mark.timeout(1200)
-def test_everything_is_made_once_and_a_schedule_fires(deployed: tuple[Path, list[str], str], tmp_path: Path) -> None:
+def test_everything_is_made_once_and_a_schedule_fires(at_server: str, small: Path) -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.schedules import IntervalSchedule
 
-    workspace, said, address = deployed
-    assert any(line.startswith("limits: inkwell-training, memory") for line in said)
+    said = deploy(small)
+    assert any(line.startswith("limits: memory") for line in said)
+    assert said[-1].endswith("nothing (notifications in params.yaml)")
     with get_client(sync_client=True) as client:
+        assert client.read_global_concurrency_limit_by_name("memory").limit == 1
         names = {deployment.name: deployment for deployment in client.read_deployments()}
-        assert set(names) == {"pipeline", "retrain", "promote", "notify"}
+        assert set(names) == {"pipeline", "retrain", "promote"}
         assert [schedule.active for schedule in names["retrain"].schedules] == [False]
         assert names["retrain"].global_concurrency_limit.limit == 1  # type: ignore[union-attr]
         assert client.read_work_pool(POOL).type == "process"
         automations = {one.name: one.id for one in client.read_automations()}
         assert set(automations) == {"inkwell-silent", "inkwell-failing", "inkwell-late"}
 
-        again = deploy(workspace)
+        again = deploy(small)
         assert sum("as it should be" in line for line in again) == 3
         assert {one.name: one.id for one in client.read_automations()} == automations
         assert {one.name: one.id for one in client.read_deployments()} == {one.name: one.id for one in names.values()}
 
-        client.create_deployment_schedules(
-            names["notify"].id, [(IntervalSchedule(interval=timedelta(seconds=20)), True)]
+        pipeline = names["pipeline"].id
+        [schedule] = client.create_deployment_schedules(
+            pipeline, [(IntervalSchedule(interval=timedelta(seconds=20)), True)]
         )
-        env: dict[str, str] = {**environment(), "PREFECT_API_URL": address, "PYTHONPATH": str(ROOT)}
+        env: dict[str, str] = {**environment(), "PREFECT_API_URL": at_server}
+        env.pop("PYTHONPATH", None)  # the code of a run is its workspace's
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--name", "test"]
-        worker = subprocess.Popen(
-            command, cwd=tmp_path, env=env, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        try:
-            assert _scheduled_run(client, names["notify"].id) is not None
-        finally:
-            os.killpg(worker.pid, signal.SIGTERM)
-            worker.wait(60)
+        with (small / "worker.log").open("wb") as log:
+            worker = subprocess.Popen(
+                command, cwd=small.parent, env=env, start_new_session=True, stdout=log, stderr=log
+            )
+            try:
+
+                def ended() -> Any:
+                    runs = [run for run in client.read_flow_runs() if run.deployment_id == pipeline]
+                    return next(
+                        (run for run in runs if run.auto_scheduled and run.state and run.state.is_final()), None
+                    )
+
+                run = _until(ended, 600)
+            finally:
+                client.delete_deployment_schedule(pipeline, schedule.id)
+                os.killpg(worker.pid, signal.SIGTERM)
+                worker.wait(60)
+        assert run is not None, (small / "worker.log").read_text()
+        assert run.state.is_completed(), (small / "worker.log").read_text()
+    assert (small / "a.txt").read_text() == "made on schedule"
 
 
-def _scheduled_run(client: Any, deployment: Any) -> Any:
-    """A run that the scheduler made and a worker began."""
-    deadline = time.monotonic() + 600
-    while time.monotonic() < deadline:
-        for run in client.read_flow_runs():
-            if run.deployment_id == deployment and run.auto_scheduled and run.start_time:
-                return run
-        time.sleep(1)
-    return None
-
-
-def test_without_a_server_there_is_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.timeout(600)
+def test_the_server_tells_of_late_and_failed_runs_without_a_worker_and_keeps_secrets(
+    server: tuple[str, Path],
+    at_server: str,
+    small: Path,
+    mailbox: tuple[int, list[str]],
+    posts: tuple[str, list[tuple[str, Any]]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.states import Crashed, Failed, Scheduled
+
+    port, mails = mailbox
+    address, received = posts
+    monkeypatch.setenv("TEST_SLACK", f"{address}/services/{SECRET}")
+    monkeypatch.setenv("TEST_HOOK", f"{address}/hook?token={SECRET}")
+    monkeypatch.setenv("TEST_SMTP", f"smtp://robot:{SECRET}@127.0.0.1:{port}")
+    notifications = {"slack": "env:TEST_SLACK", "webhook": "env:TEST_HOOK", "smtp": "env:TEST_SMTP"}
+    people = {"mail_to": ["ada@example.org", "eve@example.org"]}
+    (small / "params.yaml").write_text(yaml.safe_dump({**PARAMETERS, "notifications": {**notifications, **people}}))
+    said = deploy(small)
+    assert said[-1].endswith("slack, webhook, smtp")
+
+    with get_client(sync_client=True) as client:
+        pipeline = client.read_deployment_by_name("inkwell-pipeline/pipeline").id
+        run = client.create_flow_run_from_deployment(pipeline, state=Scheduled())
+
+        def told(what: str) -> list[tuple[str, Any]]:
+            return [one for one in received if run.name in json.dumps(one[1]) and what in json.dumps(one[1])]
+
+        assert _until(lambda: len(told("is a worker there?")) >= 2, 120), received
+        assert dict(told("is a worker there?")) == {
+            f"/services/{SECRET}": {
+                "text": f"*Inkwell: a run failed*\ninkwell-pipeline, run {run.name}: it has not begun in time; is a worker there?"
+            },
+            f"/hook?token={SECRET}": {
+                "event": "failed",
+                "subject": "Inkwell: a run failed",
+                "text": f"inkwell-pipeline, run {run.name}: it has not begun in time; is a worker there?",
+            },
+        }
+        # Quotes, line ends and braces of what a stage said do not break what is posted.
+        client.set_flow_run_state(run.id, Failed(message='it said "no"\n{{ and }} ended </p>'), force=True)
+        assert _until(lambda: len(told("it said")) >= 2, 60), received
+        failed = dict(told("it said"))[f"/hook?token={SECRET}"]["text"]
+        assert failed == f'inkwell-pipeline, run {run.name}: Failed. it said "no"\n{{{{ and }}}} ended </p>'
+
+        other = client.create_flow_run_from_deployment(pipeline, state=Scheduled())
+        client.set_flow_run_state(other.id, Crashed(message="no heartbeat"), force=True)
+        assert _until(lambda: any("Crashed. no heartbeat" in json.dumps(body) for _, body in received), 60), received
+        assert _until(lambda: sum(line.lower().startswith("rcpt to") for line in mails) >= 4, 60), mails
+        assert any(line.startswith("AUTH PLAIN") for line in mails)
+        assert SECRET not in json.dumps([one.model_dump(mode="json") for one in client.read_automations()])
+
+        # A variable that this machine does not know leaves the address of the last deploy.
+        monkeypatch.delenv("TEST_SLACK")
+        blocks, unkept = keep_addresses(
+            client, parse({**PARAMETERS, "notifications": notifications | people}).notifications
+        )
+        assert set(blocks) == {"slack", "webhook", "smtp"}
+        assert len(unkept) == 1
+        assert "the address of the last deploy stays" in unkept[0]
+    _, home = server
+    kept = [path for path in home.rglob("*") if path.is_file()]
+    assert (home / "server.log") in kept
+    assert [path.name for path in kept if SECRET.encode() in path.read_bytes()] == []
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", ["docker", "kubernetes"])
+def test_a_pool_of_containers_is_made_from_its_template(at_server: str, small: Path, kind: str) -> None:
+    from prefect.client.orchestration import get_client
+
+    pool = f"inkwell-{kind}"
+    assert f"pool {pool}: made ({kind})" in deploy(small, pool)
+    template = json.loads((ROOT / "infra" / "pools" / f"{kind}.json").read_text())
+    with get_client(sync_client=True) as client:
+        made = client.read_work_pool(pool)
+        assert (made.type, made.base_job_template) == (kind, template)
+        for name in ("inkwell-pipeline/pipeline", "inkwell-retrain/retrain"):
+            deployment = client.read_deployment_by_name(name)
+            assert deployment.work_pool_name == pool
+            assert str(small) not in json.dumps(deployment.pull_steps)  # a path of this machine is none of the image's
+            [step] = deployment.pull_steps or []
+            assert step == {"prefect.deployments.steps.set_working_directory": {"directory": CONTAINER_HOME}}
+            # what a deployment sets has to be a variable of the template, or Prefect drops it
+            assert set(deployment.job_variables or {}) <= set(template["variables"]["properties"])
+    with pytest.raises(InkwellError, match=f"of type {kind}"):
+        deploy(small, pool, "process")
+
+
+def test_the_images_have_their_workspace_where_deployments_look_for_it() -> None:
+    for name in ("Dockerfile", "Dockerfile.cuda"):
+        assert f"INKWELL_WORKSPACE={CONTAINER_HOME}" in (ROOT / "infra" / "docker" / name).read_text()
+
+
+def test_a_pool_has_the_type_that_its_name_ends_with(tmp_path: Path) -> None:
+    types = list(pool_types(tmp_path))
+    assert set(types) >= {"process", "docker", "kubernetes"}
+    names = ("inkwell", "inkwell-gpu", "docker", "inkwell-kubernetes", "docker-night")
+    assert [type_of(name, types) for name in names] == ["process", "process", "docker", "kubernetes", "process"]
+
+
+def test_the_limits_are_those_that_stages_wait_for() -> None:
+    assert concurrency_keys(ROOT) == ["training"]
+
+
+def test_without_a_server_there_is_one_sentence(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    (tmp_path / "params.yaml").write_text(PARAMETERS)
-    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        assert main(["--workspace", str(tmp_path)]) == 2
+    with temporary_settings({PREFECT_API_URL: "http://robot:planted@127.0.0.1:9/api"}):
+        assert main(["--workspace", str(small)]) == 2
     said = capsys.readouterr().err
     assert "no Prefect server answers at http://127.0.0.1:9/api" in said
     assert said.count("\n") == 1

@@ -24,9 +24,11 @@ def test_a_corpus_is_another_when_its_sources_or_documents_are(tmp_path: Path) -
     champion = _champion(tmp_path, "x.dir")
     assert changes(tmp_path, champion) == []
     assert [change.what for change in changes(tmp_path, None)] == ["champion"]
-    assert [change.what for change in changes(tmp_path, _champion(tmp_path, "y.dir"))] == ["data/clean"]
+    found = changes(tmp_path, _champion(tmp_path, "y.dir"))
+    # no profile was kept, so that nobody can say how far: that counts as far, or `when: drifted` would wait for ever
+    assert [(change.what, change.far) for change in found] == [("data/clean", False), ("distance", True)]
     write_json(path, [{"name": "a", "kind": "path", "sha256": "1" * 64, "members": [1, 2]}])
-    assert [change.what for change in changes(tmp_path, champion)] == ["sources"]
+    assert [change.what for change in changes(tmp_path, champion)] == ["sources", "distance"]
 
 
 def test_what_is_told_of_a_source_does_not_change_its_identity(tmp_path: Path) -> None:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import socketserver
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -15,65 +11,8 @@ import pytest
 from components.configuration import parse
 from components.errors import InkwellError
 from flows.notify import main, tell
-from tests.loopback import listening
 
 SECRET = "planted-7f3a91c2"
-
-
-class _Mailbox(socketserver.StreamRequestHandler):
-    """As much of SMTP (RFC 5321) as smtplib speaks, with AUTH PLAIN."""
-
-    received: list[str]
-
-    def handle(self) -> None:
-        def say(line: str) -> None:
-            self.wfile.write(f"{line}\r\n".encode())
-
-        say("220 here")
-        while line := self.rfile.readline().decode().rstrip("\r\n"):
-            self.received.append(line)
-            verb = line.split()[0].upper()
-            if verb == "EHLO":
-                say("250-here")
-                say("250 AUTH PLAIN")
-            elif verb == "AUTH":
-                say("235 welcome")
-            elif verb == "DATA":
-                say("354 go on")
-                while (text := self.rfile.readline().decode().rstrip("\r\n")) != ".":
-                    self.received.append(text)
-                say("250 kept")
-            elif verb == "QUIT":
-                say("221 bye")
-                return
-            else:
-                say("250 fine")
-
-
-@pytest.fixture
-def mailbox() -> Iterator[tuple[int, list[str]]]:
-    received: list[str] = []
-    handler = type("Mailbox", (_Mailbox,), {"received": received})
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        yield server.server_address[1], received
-        server.shutdown()
-
-
-@pytest.fixture
-def posts() -> Iterator[tuple[str, list[tuple[str, Any]]]]:
-    received: list[tuple[str, Any]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            received.append((self.path, body))
-            self.send_response(500 if "broken" in self.path else 200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-    with listening(Handler) as address:
-        yield address, received
 
 
 def _parameters(folder: Path, **notifications: Any) -> None:

@@ -12,8 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.orchestration.graph import read_stages
+from components.errors import InkwellError
+from flows.orchestration.graph import read_changes, read_stages
 from flows.pipeline import main, plan
+from flows.placement.workspace import Workspace
 from flows.processes import environment
 
 ROOT = Path(__file__).parents[2]
@@ -96,7 +98,7 @@ def test_a_killed_flow_leaves_no_process_behind(workspace: Path, prefect_server:
             assert flow.poll() is None
             time.sleep(0.2)
         flow.send_signal(number)
-        flow.wait(40)
+        assert flow.wait(40) == (130 if number == signal.SIGTERM else -number)
         deadline = time.monotonic() + 15
         while _alive_in(workspace) and time.monotonic() < deadline:
             time.sleep(0.2)
@@ -105,6 +107,89 @@ def test_a_killed_flow_leaves_no_process_behind(workspace: Path, prefect_server:
         if flow.poll() is None:
             os.killpg(flow.pid, signal.SIGKILL)
             flow.wait()
+
+
+def test_without_a_server_one_is_started_that_dies_with_the_flow_and_gives_its_slots_back(
+    workspace: Path, tmp_path: Path
+) -> None:
+    text = (workspace / "dvc.yaml").read_text()
+    (workspace / "dvc.yaml").write_text(
+        text.replace("deps: [a.txt, left.py]", "deps: [a.txt, left.py]\n    meta: {concurrency: one-at-a-time}")
+    )
+    (workspace / "left.py").write_text("import time; time.sleep(300)\n")
+    env = {**environment(), "PREFECT_HOME": str(tmp_path / "prefect"), "PYTHONPATH": str(ROOT)}
+    env = {
+        name: value for name, value in env.items() if not name.startswith(("PREFECT_API_", "PREFECT_SERVER_DATABASE"))
+    }
+    # The shortest lease that Prefect allows; the command is the user's otherwise.
+    shorter = "import sys; from flows.orchestration import running; running._LEASE_SECONDS = 60.0; from flows.pipeline import main; sys.exit(main())"
+    command = [sys.executable, "-c", f"from flows.pipeline import set_environment; set_environment(); {shorter}"]
+    flow = subprocess.Popen(command, cwd=workspace, env=env, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 180
+        while not any("left.py" in " ".join(line) for line in _alive_in(workspace)):
+            assert time.monotonic() < deadline
+            assert flow.poll() is None
+            time.sleep(0.2)
+        assert any("server" in line and "prefect" in line for line in _alive_in(workspace))
+    finally:
+        flow.kill()
+        flow.wait()
+    deadline = time.monotonic() + 15
+    while _alive_in(workspace) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not _alive_in(workspace)
+    (workspace / "left.py").write_text("open('b.txt', 'w').write('b')\n")
+    done = subprocess.run(command, cwd=workspace, env=env, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "waiting for a slot of one-at-a-time" in done.stderr
+    assert (workspace / "d.txt").exists()
+    assert not _alive_in(workspace)
+
+
+def test_a_server_that_is_named_and_does_not_answer_is_told_in_one_sentence(workspace: Path) -> None:
+    env = {**environment(), "PREFECT_API_URL": "http://127.0.0.1:9/api", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "flows.pipeline"]
+    done = subprocess.run(command, cwd=workspace, env=env, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 2
+    assert "Prefect's server at http://127.0.0.1:9/api does not answer" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (workspace / "a.txt").exists()
+
+
+def test_stages_without_changes_are_known_beforehand_unless_another_dvc_works(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dvc.repo import Repo
+
+    placement = Workspace(workspace)
+    stages = read_stages(workspace)
+    assert placement.settled(stages) == set()
+    subprocess.run([sys.executable, "-m", "dvc", "repro", "-q"], cwd=workspace, env=environment(), check=True)
+    assert placement.settled(stages) == {"first", "left", "right", "last"}
+    (workspace / "params.yaml").write_text("left: 2\n")
+    assert placement.settled(stages) == {"first", "right"}  # what comes after a change may change
+    (workspace / "c.txt").unlink()
+    assert placement.settled(stages) == {"first"}
+    assert placement.settled(read_stages(workspace, downstream=["last"])) == set()
+    with Repo(str(workspace)) as other, other.lock:
+        assert placement.settled(stages) == set()
+        with pytest.raises(InkwellError, match="another `dvc` is at work"):
+            read_changes(workspace)
+        assert main(["--plan", "--workspace", str(workspace)]) == 2
+    assert "another `dvc` is at work" in capsys.readouterr().err
+
+
+def test_a_plan_imports_no_more_than_dvc(workspace: Path) -> None:
+    script = (
+        "import sys; from flows.pipeline import main; main(['--plan']);"
+        "print(*(name for name in ('prefect', 'mlflow', 'torch', 'pandas', 'pyarrow', 'pydantic') if name in sys.modules))"
+    )
+    env = {**environment(), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=workspace, env=env, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == ""
 
 
 def _alive_in(folder: Path) -> list[list[str]]:

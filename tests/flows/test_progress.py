@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
+from benchmarks.chaos.services import mlflow_server
 from components.progress import Bar
 from flows.orchestration.progress import StageProgress, seen, where_to_look
-from tests.loopback import listening
 
 
 def test_the_lines_of_a_bar_are_understood(capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,28 +62,31 @@ def test_a_stage_shows_percent_time_and_loss_in_prefect(prefect_server: None) ->
 
 
 def test_the_end_links_the_run_in_mlflow_and_the_report(tmp_path: Path) -> None:
-    class Tracking(BaseHTTPRequestHandler):
-        def _answer(self, found: object) -> None:
-            body = json.dumps(found).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def do_GET(self) -> None:
-            self._answer({"experiment": {"experiment_id": "7"}})
-
-        def do_POST(self) -> None:
-            asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
-            assert "tags.`inkwell.pipeline` = 'abc'" in asked
-            self._answer({"runs": [{"info": {"run_id": "r1"}}]})
+    from mlflow.tracking import MlflowClient
 
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports" / "index.html").write_text("<p>")
-    parameters = "ingest: {sources: [{name: a, kind: path, location: a}]}\ntracking: {uri: %s}\n"
-    with listening(Tracking) as address:
+    (tmp_path / "artifacts").mkdir()
+    parameters = "ingest: {sources: [{name: a, kind: path, location: a}]}\ntracking: {uri: %s, experiment: ours}\n"
+    service, address = mlflow_server(
+        tmp_path / "server", f"sqlite:///{tmp_path / 'mlflow.db'}", (tmp_path / "artifacts").as_uri()
+    )
+    service.start()
+    try:
+        client = MlflowClient(address)
         (tmp_path / "params.yaml").write_text(parameters % address)
+        assert list(where_to_look(tmp_path, "abc")) == ["Report card"]  # no such experiment yet
+        experiment = client.create_experiment("ours")
+        for pipeline in ("another", "abc"):
+            for kind in ("pipeline", "step"):
+                tags = {"inkwell.kind": kind, "inkwell.pipeline": pipeline}
+                run = client.create_run(experiment, tags=tags, run_name=f"{kind} {pipeline}")
+                if (pipeline, kind) == ("abc", "pipeline"):
+                    wanted = run.info.run_id
         found = where_to_look(tmp_path, "abc")
-        assert found["MLflow run"] == f"{address}/#/experiments/7/runs/r1"
+        assert found["MLflow run"] == f"{address}/#/experiments/{experiment}/runs/{wanted}"
         assert found["Report card"].endswith("reports/index.html")
+        assert "MLflow run" not in where_to_look(tmp_path, "nobody")
+    finally:
+        service.stop()
     assert list(where_to_look(tmp_path, "abc")) == ["Report card"]  # the server is away

@@ -8,8 +8,13 @@ from typing import Any
 
 import pytest
 
-from flows.promote import KEPT_CHAMPION, Check, Task, main, verdict
-from flows.promotion.registry import CHALLENGER, CHAMPION, PROMOTION, Registry
+from components.configuration import parse
+from components.errors import InkwellError
+from flows.promote import KEPT_CHAMPION, main
+from flows.promotion.checks import speed
+from flows.promotion.decision import Check, Task
+from flows.promotion.registry import CHALLENGER, CHAMPION, PROMOTION, REFUSAL, Registry
+from flows.promotion.verdict import verdict
 from tests.flows.candidates import make_pipeline, prepare, reproduce, set_parameter
 from tests.tiny_corpus import clean_rows
 
@@ -65,6 +70,7 @@ def test_the_first_is_crowned_a_better_one_replaces_it_and_a_worse_one_does_not(
     # the same again changes nothing
     assert main(["--workspace", str(folder)]) == KEPT_CHAMPION
     assert "champion already" in capsys.readouterr().out
+    assert json.loads((folder / ".inkwell/promotion/inkwell-2/promotion.json").read_text()) == evidence
 
     make("worse", 0.4, seed=3)
     assert main(["--workspace", str(folder)]) == KEPT_CHAMPION
@@ -72,7 +78,7 @@ def test_the_first_is_crowned_a_better_one_replaces_it_and_a_worse_one_does_not(
     challenger = registry.holder(CHALLENGER)
     assert challenger is not None
     assert challenger.number == "1"  # the very same export is the very same version
-    assert "bits_per_char" in json.loads(challenger.tags["inkwell.refusal"])["reason"]
+    assert "bits_per_char" in json.loads(challenger.tags[REFUSAL])["reason"]
 
 
 def test_what_cannot_be_judged_or_trusted_is_refused_in_a_sentence(
@@ -131,3 +137,34 @@ def test_the_verdict_weighs_gains_bounds_and_checks() -> None:
     assert (promoted, why) == (False, "speed: slow")
     promoted, why = verdict([_task(judged=False, documents=7)], green, promotion)
     assert (promoted, "7 of the same documents" in why) == (False, True)
+
+
+def test_a_speed_that_cannot_be_measured_is_no_speed() -> None:
+    from components.configuration import Promotion
+
+    promotion = Promotion()
+    assert speed(("q8_0", 100.0, 70.0), promotion).holds
+    assert not speed(("q8_0", 100.0, 69.0), promotion).holds
+    found = speed(None, promotion)
+    assert (found.holds, "promotion.minimum_speed: 0" in found.told) == (False, True)
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "it's", ""])
+def test_a_model_is_not_named_as_no_folder_can_be(name: str) -> None:
+    with pytest.raises(InkwellError, match="registered_model"):
+        parse(
+            {
+                "ingest": {"sources": [{"name": "a", "kind": "path", "location": "a"}]},
+                "promotion": {"registered_model": name},
+            }
+        )
+
+
+def test_a_registry_that_is_away_is_one_sentence_without_its_login(tmp_path: Path) -> None:
+    set_up = {"ingest": {"sources": [{"name": "a", "kind": "path", "location": "a"}]}}
+    address = "http://robot:planted-5d20@127.0.0.1:9"
+    (tmp_path / "params.yaml").write_text(json.dumps({**set_up, "tracking": {"uri": address}}))
+    with pytest.raises(InkwellError) as error:
+        Registry(tmp_path)
+    assert "127.0.0.1:9 cannot be had" in str(error.value)
+    assert "planted-5d20" not in str(error.value)

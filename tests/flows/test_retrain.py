@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flows.promotion.registry import CHAMPION, Registry
 from flows.retrain import lock_of, main, plan
-from tests.flows.candidates import make_pipeline, prepare
+from tests.flows.candidates import make_pipeline, prepare, set_parameter
 from tests.tiny_corpus import clean_rows
 
 
@@ -45,3 +46,24 @@ def test_two_at_once_are_refused(tmp_path: Path, prefect_server: None, capsys: p
         assert mine
         assert main(["--workspace", str(folder)]) == 2
     assert "another retraining works here" in capsys.readouterr().err
+
+
+def test_a_stage_that_fails_is_told_once(
+    tmp_path: Path,
+    exports: dict[str, Path],
+    prefect_server: None,
+    posts: tuple[str, list[tuple[str, Any]]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    address, received = posts
+    monkeypatch.setenv("TEST_HOOK", f"{address}/hook")
+    folder = tmp_path / "failing"
+    make_pipeline(folder)
+    prepare(folder, exports["worse"], clean_rows(), 0.4)
+    set_parameter(folder, "notifications", webhook="env:TEST_HOOK")
+    (folder / "made" / "metrics" / "clean.json").unlink()
+    assert main(["--workspace", str(folder)]) == 1
+    assert "failed: clean" in capsys.readouterr().err
+    assert [body["text"] for _, body in received] == ["Retraining stopped: failed: clean"]
+    assert Registry(folder).holder(CHAMPION) is None

@@ -64,3 +64,16 @@ def test_it_serves_until_interrupted_and_leaves_nothing_behind(tmp_path: Path) -
     with socket.socket() as tried:
         tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         tried.bind(("127.0.0.1", port))  # nobody listens any more
+
+
+def test_the_login_of_a_tracking_server_is_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(
+        "ingest: {sources: [{name: a, kind: path, location: a}]}\n"
+        "tracking: {uri: 'http://reviewer:planted-5b21@127.0.0.1:9'}\n",
+        encoding="utf-8",
+    )
+    process = review(tmp_path, free_port())
+    said, complained = process.communicate(timeout=60)
+    assert process.returncode in (0, 2), complained
+    assert "planted-5b21" not in said + complained
+    assert "Traceback" not in complained

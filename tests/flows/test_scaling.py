@@ -7,7 +7,7 @@ import os
 import random
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,9 @@ import pytest
 from components.errors import InkwellError
 from components.scaling import PUBLISHED, Run
 from flows.scaling.__main__ import main
-from flows.scaling.law import best_at, fit
+from flows.scaling.findings import in_words, write
+from flows.scaling.law import best_at, fit, require
+from flows.scaling.study import judged
 from tests.flows.test_ablate import CORPUS, ROOT
 from tests.tiny_corpus import poems
 
@@ -64,6 +66,39 @@ def test_the_best_size_grows_with_compute() -> None:
 def test_too_few_runs_are_refused() -> None:
     with pytest.raises(InkwellError, match="at least 4 different runs"):
         fit(planted()[:3])
+    with pytest.raises(InkwellError, match="two numbers of tokens"):
+        require([(n, 3e5) for n in (4e5, 9e5, 1.4e6, 2.7e6)], UNIQUE)
+    with pytest.raises(InkwellError, match="below 4,000,000 tokens"):
+        require([(n, d) for n in (4e5, 9e5) for d in (5e6, 6e6)], UNIQUE)
+
+
+def test_harm_is_told_only_where_runs_repeat() -> None:
+    assert "harm" not in fit(planted(), replicates=10).scales()
+    small = 5e5
+    again = replace(TRUTH, harm=0.05, harm_repeated=1.2, harm_large=0.5)
+    runs = [Run(n, d, small, again.loss(n, d, small)) for n in (4e5, 9e5, 2.7e6) for d in (2e5, 4e5, 2e6, 4e6)]
+    found = fit(runs, replicates=10)
+    assert found.scales()["harm"].value == pytest.approx(0.05, rel=0.1)
+    assert "R counts passes" in in_words(asdict(found.law))
+
+
+def test_the_page_tells_what_was_foretold_and_what_came(tmp_path: Path) -> None:
+    found = fit(planted(), replicates=60)
+    back = Run(9.3e6, 2_400_000, UNIQUE, TRUTH.loss(9.3e6, 2.4e6, UNIQUE) + 1)
+    also = {"bits_per_character": 6.5, "seconds": 10.0, "seed": 1}
+    rows = [{"size": f"size{n}", **asdict(run), **also} for n, run in enumerate(found.runs)]
+    outcome = judged(found, rows, back, {"size": "320x6", **asdict(back), **also})
+    outcome |= {"held_out_documents": 400, "unique_tokens": int(UNIQUE)}
+    write(tmp_path, outcome, found, back)
+    assert not outcome["held_back"]["inside"]
+    assert outcome["held_back"]["times_the_operations"] == pytest.approx(9.3 * 2.4 / (4.5 * 1.2))
+    assert outcome["tokens_per_parameter"] == pytest.approx((900 / 200) ** (1 / TRUTH.alpha), rel=0.5)
+    assert "outside the band" in outcome["verdict"]
+    assert json.loads((tmp_path / "scaling.json").read_text())["verdict"] == outcome["verdict"]
+    written = (tmp_path / "scaling.md").read_text()
+    for said in ("4.1 times the operations", "The run that was held back", "320x6", "/ N^0.353", "/ D^0.353", "size14"):
+        assert said in written
+    assert (tmp_path / "scaling.html").read_text().count("<svg class=") == 3
 
 
 @pytest.mark.parametrize(

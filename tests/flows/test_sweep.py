@@ -16,6 +16,7 @@ from components.errors import InkwellError
 from flows.processes import environment
 from flows.revisions import Revision, experiments, head
 from flows.sweep.__main__ import main
+from flows.sweep.checkout import alone, keep, mend, restore
 from flows.sweep.trials import Plan, Range, Trial, grid, importance, read_space, suggested
 from tests.processes import ROOT
 
@@ -36,6 +37,8 @@ p = yaml.safe_load(open('params.yaml'))['pretrain']
 if p['layers'] == 3:
     print('pretrain: pretrain.layers is 3: choose another.', file=sys.stderr)
     sys.exit(2)
+os.makedirs('data', exist_ok=True)
+open('data/training', 'w').close()
 time.sleep(float(os.environ.get('TRAIN_SECONDS', '0')))
 loss = (p['learning_rate'] - 0.02) ** 2 * 1e4 + 1 / p['layers']
 os.makedirs('metrics', exist_ok=True)
@@ -61,6 +64,8 @@ def checkout(tmp_path: Path) -> Path:
 
     run("git", "init", "-q")
     run(sys.executable, "-m", "dvc", "init", "-q")
+    # as the project has it: a process that looks for a newer DVC would be taken for one that the sweep left behind
+    (folder / ".dvc/config").write_text("[core]\n    analytics = false\n    check_update = false\n", encoding="utf-8")
     run("git", "add", "--all")
     run("git", "-c", "user.name=test", "-c", "user.email=test@example.invalid", "commit", "-q", "-m", "A pipeline")
     return folder
@@ -118,34 +123,106 @@ def test_a_grid_is_tried_resumed_recorded_and_applied(
     assert capsys.readouterr().out.count("kept from an earlier run") == 4, "--apply made the trials new ones"
 
 
-def test_a_killed_sweep_leaves_nothing_running_and_goes_on(checkout: Path, prefect_server: None) -> None:
-    from prefect.settings import PREFECT_API_URL
-
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_sweep_leaves_nothing_running_and_goes_on(checkout: Path, ending: signal.Signals) -> None:
+    """As a user runs it: without a server of his own, with a change that is not committed."""
+    with (checkout / "train.py").open("a") as file:
+        file.write("# not committed\n")
+    branch = _git(checkout, "symbolic-ref", "HEAD")
     command = [sys.executable, "-m", "flows.sweep", "pretrain.learning_rate=0.01,0.02,0.03", "--name", "killed"]
-    env = {**environment(), "PYTHONPATH": str(ROOT), "INKWELL_TRACKING": "off"}
-    env["PREFECT_API_URL"] = str(PREFECT_API_URL.value())
-    with (checkout.parent / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=checkout, env={**env, "TRAIN_SECONDS": "15"}, stdout=log, stderr=log)
-        deadline = time.monotonic() + 120
-        # the first trial is finished and the second trains
-        while len(experiments(checkout)) < 1 or not list((checkout / ".dvc/tmp/exps/standalone").glob("tmp*/dvc.lock")):
-            assert process.poll() is None, (checkout.parent / "log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        time.sleep(1)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    first = dict(experiments(checkout))
-    deadline = time.monotonic() + 20
-    while _alive(checkout):
-        assert time.monotonic() < deadline, "a trial goes on behind the sweep"
+    env = {name: value for name, value in environment().items() if name != "PREFECT_API_URL"}
+    env |= {"PYTHONPATH": str(ROOT), "INKWELL_TRACKING": "off", "PREFECT_HOME": str(checkout.parent / "prefect")}
+    copies = checkout / ".dvc/tmp/exps/standalone"
+    log = checkout.parent / "log"
+    with log.open("w") as written:
+        process = subprocess.Popen(
+            command, cwd=checkout, env={**env, "TRAIN_SECONDS": "15"}, stdout=written, stderr=written
+        )
+        try:
+            deadline = time.monotonic() + 240
+            trained: set[Path] = set()
+            while len(trained) < 2:  # the first trial is finished and the second trains
+                trained |= set(copies.glob("tmp*/data/training"))
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.1)
+            process.send_signal(ending)
+            status = process.wait(120)
+        finally:
+            process.kill()
+            process.wait()
+    assert status == (130 if ending == signal.SIGTERM else -signal.SIGKILL), log.read_text()
+    deadline = time.monotonic() + 30
+    while alive := _alive(checkout):
+        assert time.monotonic() < deadline, f"something goes on behind the sweep: {alive}"
         time.sleep(0.2)
-    done = subprocess.run(command, cwd=checkout, env=env, capture_output=True, text=True, check=False)
+    first = experiments(checkout)
+    assert len(first) == 1, log.read_text()
+    done = subprocess.run(command, cwd=checkout, env=env, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("kept from an earlier run") == len(first)
+    assert done.stdout.count("kept from an earlier run") == 1, done.stdout
+    found = json.loads((checkout / ".inkwell/sweeps/killed/sweep.json").read_text())
+    assert [trial["state"] for trial in found["trials"]] == ["finished"] * 3
     assert len(experiments(checkout)) == 3
     assert first.items() <= experiments(checkout).items()
-    assert not list((checkout / ".dvc/tmp/exps/standalone").glob("tmp*"))
+    assert not list(copies.glob("tmp*"))
+    assert _git(checkout, "symbolic-ref", "HEAD") == branch
+    assert _git(checkout, "status", "--porcelain") == "M train.py"
+    assert (checkout / "train.py").read_text().endswith("# not committed\n")
+    assert not _alive(checkout)
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def _put_away(folder: Path) -> None:
+    """What DVC has done to a checkout at the moment before it makes a trial's copy."""
+    _git(folder, "-c", "user.name=test", "-c", "user.email=test@example.invalid", "stash", "push", "-q")
+    _git(folder, "checkout", "-q", "--detach")
+    (folder / "params.yaml").write_text("pretrain: {layers: 99}\n", encoding="utf-8")
+
+
+def test_a_checkout_that_was_put_away_comes_back(checkout: Path) -> None:
+    branch = _git(checkout, "symbolic-ref", "HEAD")
+    before = (checkout / "params.yaml").read_text(encoding="utf-8")
+    (checkout / "train.py").write_text("# mine\n", encoding="utf-8")
+    (checkout / "new.py").write_text("# mine too\n", encoding="utf-8")
+    _git(checkout, "add", "new.py")
+    state = _git(checkout, "status", "--porcelain")
+    keep(checkout)
+    restore(checkout)
+    assert _git(checkout, "stash", "list") == "", "nothing was put away"
+    keep(checkout)
+    _put_away(checkout)
+    mend(checkout)
+    assert _git(checkout, "symbolic-ref", "HEAD") == branch
+    assert _git(checkout, "status", "--porcelain") == state
+    assert (checkout / "train.py").read_text() == "# mine\n"
+    assert (checkout / "params.yaml").read_text(encoding="utf-8") == before
+    assert "layers: 99" in _git(checkout, "stash", "show", "-p", "stash@{0}"), "what stood in the way is kept"
+    mend(checkout)
+    assert _git(checkout, "for-each-ref", "refs/inkwell") == ""
+
+
+def test_a_checkout_that_went_on_is_left_alone(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (checkout / "train.py").write_text("# mine\n", encoding="utf-8")
+    keep(checkout)
+    _git(checkout, "checkout", "-q", "train.py")
+    (checkout / "later.py").write_text("# later\n", encoding="utf-8")
+    _git(checkout, "add", "later.py")
+    _git(checkout, "-c", "user.name=test", "-c", "user.email=test@example.invalid", "commit", "-q", "-m", "Later")
+    mend(checkout)
+    assert "git stash list" in capsys.readouterr().err
+    assert (checkout / "train.py").read_text() == TRAIN
+    assert "# mine" in _git(checkout, "stash", "show", "-p", "stash@{0}")
+
+
+def test_a_second_sweep_is_refused(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with alone(checkout):
+        assert main(["pretrain.layers=2,4", "--workspace", str(checkout)]) == 2
+    assert "another sweep runs" in capsys.readouterr().err
 
 
 def _alive(checkout: Path) -> list[str]:
@@ -204,6 +281,8 @@ def test_a_grid_is_every_combination(tmp_path: Path) -> None:
         (["pretrain.layers=1", "--objective", "pretrain"], "write it as stage.metric"),
         (["pretrain.layers=1", "--objective", "train.loss"], "there is no stage 'train'"),
         (["pretrain.layers=1", "--jobs", "0"], "--jobs must be at least 1"),
+        (["pretrain.layers=1", "--minutes", "0"], "--minutes must be above 0"),
+        (["pretrain.layers=1", "--trials", "5"], "--trials and --seed are for --optuna"),
         (["pretrain.layers=1", "--name", "a/b"], "letters, digits"),
         (["--space", "space.yaml"], "only --optuna can search"),
         (["--space", "none.yaml"], "cannot be read"),

@@ -52,12 +52,26 @@ def test_build_of_torch_goes_into_the_lock(build: str, expected: str, tmp_path) 
         assert re.findall(r"^torch==(.*)$", lock.read_text(encoding="utf-8"), re.MULTILINE) == [expected]
 
 
-def test_servers_are_pinned_by_the_lock_or_by_themselves() -> None:
+def test_servers_are_pinned_by_the_lock_alone() -> None:
     locked = set(re.findall(r"^([\w.-]+)==", (ROOT / "requirements.lock").read_text(encoding="utf-8"), re.MULTILINE))
     wanted = (INFRA / "docker" / "servers.txt").read_text(encoding="utf-8").splitlines()
     names = [line for line in wanted if line and not line.startswith("#")]
-    assert {name for name in names if "==" not in name} <= locked
+    assert set(names) <= locked
     assert "torch" not in names
+
+
+def test_images_hold_nothing_that_only_tests_need() -> None:
+    for path in DOCKERFILES:
+        assert "requirements-dev" not in path.read_text(encoding="utf-8")
+    assert "requirements-dev" not in (ROOT / ".dockerignore").read_text(encoding="utf-8")
+
+    def pinned(name: str) -> dict[str, str]:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        return dict(re.findall(r"^([\w.-]+)==(\S+)$", text, re.MULTILINE))
+
+    run, develop = pinned("requirements.lock"), pinned("requirements-dev.lock")
+    assert {"pytest", "ruff", "mypy", "moto", "zizmor"} <= set(develop)
+    assert set(run) & set(develop) == set()
 
 
 def test_only_what_is_listed_reaches_a_build() -> None:

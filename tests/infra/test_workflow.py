@@ -41,9 +41,30 @@ def test_runs_what_it_should() -> None:
     assert "bash .ci/run" in commands["check"]
     assert "python -m flows.pipeline --workspace .smoke" in commands["smoke"]
     assert "prefect server start" in commands["smoke"]
-    assert "pip-audit" in commands["audit"]
+    # each lock, and each as it stands: nothing resolved, nothing installed
+    audited = re.findall(r"--requirement (\S+)", commands["audit"])
+    assert sorted(audited) == sorted(path.name for path in ROOT.glob("requirements*.lock"))
+    assert {"--no-deps", "--disable-pip"} <= set(commands["audit"].split())
     # made in the run, and hidden in its log before anything else can print them
     assert commands["smoke"].index("::add-mask::") < commands["smoke"].index("GITHUB_ENV")
+
+
+def test_caches_follow_both_locks() -> None:
+    locks = sorted(path.name for path in ROOT.glob("requirements*.lock"))
+    setups = [s["with"] for job in JOBS.values() for s in job["steps"] if "setup-python" in s.get("uses", "")]
+    cached = [setup["cache-dependency-path"].split() for setup in setups if "cache" in setup]
+    assert len(cached) == 2
+    assert all(sorted(paths) == locks for paths in cached)
+
+
+def test_no_job_installs_what_only_tests_need_but_the_one_that_tests() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert re.search(r"^test: \.venv/ready-dev\b", makefile, re.MULTILINE)
+    assert re.search(r"^setup: \.venv/ready\b(?!-)", makefile, re.MULTILINE)
+    assert re.search(r"^exec make test\b", (ROOT / ".ci/run").read_text(encoding="utf-8"), re.MULTILINE)
+    commands = "\n".join(step.get("run", "") for step in JOBS["smoke"]["steps"])
+    assert "make setup" in commands
+    assert "requirements-dev" not in commands
 
 
 def test_scripts_of_the_steps() -> None:

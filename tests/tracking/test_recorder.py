@@ -231,6 +231,51 @@ def test_a_step_that_is_killed_is_told_as_killed_and_its_curve_is_kept() -> None
     assert run.data.metrics == {"loss": 2.0}
 
 
+def test_the_machines_load_curves_and_samples_stand_with_the_run() -> None:
+    """The delivery itself beside a step that is this process, looking at the machine as often as a test can wait for."""
+    step = Step("pretrain", "Trains", "nowhere:run", {"tokens": "tokens.txt"}, {"curve": "c.csv", "samples": "s.jsonl"})
+    Path("c.csv").write_text("step,loss\n1,2.0\n")
+    Path("s.jsonl").write_text('{"step": 1, "texts": ["spring"]}\n')
+
+    class Quick(Recorder):
+        """Its load is measured five times a second."""
+
+        def _send(self) -> None:
+            assert self.record is not None
+            code = "import os, sys; from pathlib import Path; from components.tracking import delivery; delivery.follow(Path(sys.argv[1]), os.getppid(), 0.5, 0.2)"
+            self._courier = subprocess.Popen(
+                [sys.executable, "-c", code, str(self.record.folder)], env={**os.environ, "PYTHONPATH": str(ROOT)}
+            )
+
+    recorder = Quick.start(step, configuration(), {"tokens": Path("tokens.txt")})
+    assert recorder.record is not None
+    lines = recorder.record.folder / "record.jsonl"
+    deadline = time.monotonic() + 60
+    while lines.read_text().count("system/cpu_utilization_percentage") < 2:
+        recorder.metrics({"loss": 2.0}, 1)
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    recorder.finish("FINISHED", {}, {"curve": Path("c.csv"), "samples": Path("s.jsonl")})
+    client, _ = _client()
+    (run,) = _runs()
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["system/system_memory_usage_megabytes"] > 0
+    points = client.get_metric_history(run.info.run_id, "system/cpu_utilization_percentage")
+    assert [point.step for point in points][:2] == [0, 1]
+    assert sorted(file.path for file in client.list_artifacts(run.info.run_id)) == ["c.csv", "s.jsonl"]
+
+
+def test_a_broken_record_does_not_hold_back_the_next() -> None:
+    _run_step(uri=f"http://127.0.0.1:{_closed_port()}")
+    broken = Record.create(SPOOL, {"kind": "step", "stage": "pretrain"})  # it names no experiment
+    broken.append({"kind": "finish", "at": 1, "status": "FINISHED", "values": {}})
+    older = SPOOL / f"0{broken.folder.name}"
+    broken.folder.rename(older)
+    here = {"uri": f"sqlite:///{Path('mlflow.db').absolute()}", "artifacts": Path("artifacts").absolute().as_uri()}
+    assert deliver_waiting(SPOOL, to=here) == (1, 1)
+    assert "KeyError" in (older / "delivery.log").read_text()
+
+
 def test_half_a_line_is_left_out_and_the_rest_delivered() -> None:
     record = Record.create(SPOOL, {"kind": "step"})
     record.append({"kind": "metrics", "values": {"loss": 1.0}})

@@ -1,0 +1,164 @@
+"""What a reviewer opens, in a browser without a network: MLflow, Prefect, the report card, lineage and comparison.
+
+The servers are real ones over what a finished workspace holds. A page that misses a file, complains in its console or does not show the words
+that it is opened for is told by name; the pictures are for the documentation.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from benchmarks.browser import Browser, opened
+from benchmarks.chaos.services import mlflow_server, prefect_server
+from components.configuration import load
+from components.errors import InkwellError
+from components.step import STATE
+from flows.processes import environment
+
+_ASKED = 60.0  # seconds that a server may take for an answer
+_KEPT_CHAMPION = 3  # flows.promote: judged, and the champion stays
+
+
+@dataclass(frozen=True)
+class Screen:
+    """One page: the picture's name, where it is, and what has to be on it."""
+
+    name: str
+    address: str
+    words: tuple[str, ...]
+
+
+def measure(finished: Path, folder: Path, pictures: Path) -> dict[str, float]:
+    """Open every page, write its picture into `pictures` and count pages opened and things missing; tells each by name."""
+    finished = finished.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures.mkdir(parents=True, exist_ok=True)
+    found = {"screens_opened": 0.0, "screens_missing": 0.0}
+    with ExitStack() as stack:
+        tracked, pair = _of_mlflow(stack, finished, folder)
+        screens = [*tracked, *_of_prefect(stack, finished, folder), *_of_pages(finished, folder, pair)]
+        browser = stack.enter_context(opened(folder / "browser"))
+        for screen in screens:
+            missing = photograph(browser, screen, pictures)
+            found["screens_opened"] += not missing
+            found["screens_missing"] += len(missing)
+            print(f"  {screen.name}: {'; '.join(missing) or 'whole'}", flush=True)
+    return found
+
+
+def photograph(browser: Browser, screen: Screen, pictures: Path) -> list[str]:
+    """Open one page and keep its picture; what it misses."""
+    from components.atomic import atomic_file
+
+    seen = browser.look(screen.address, screen.words)
+    if seen.picture:
+        with atomic_file(pictures / f"{screen.name}.png") as temporary:
+            temporary.write_bytes(seen.picture)
+    return seen.missing
+
+
+def _of_mlflow(stack: ExitStack, finished: Path, folder: Path) -> tuple[list[Screen], list[str]]:
+    """The list of runs, the curves of the training and the registered model; and two trainings to compare."""
+    configuration = load(finished / "params.yaml")
+    model = configuration.promotion.registered_model
+    source = finished / STATE / "mlflow.db"
+    if not source.exists():
+        raise InkwellError(
+            f"{finished} has no MLflow database ({source.name}): its pipeline has to run with tracking.enabled."
+        )
+    _run_once(["flows.promote", "--by", "benchmark"], finished, allowed=(0, _KEPT_CHAMPION))
+    service, address = mlflow_server(
+        folder / "mlflow", f"sqlite:///{source.as_posix()}", (finished / STATE / "mlartifacts").as_uri()
+    )
+    stack.callback(service.stop)
+    service.start()
+    api = f"{address}/api/2.0/mlflow"
+    named = _asked("GET", f"{api}/experiments/get-by-name", {"experiment_name": configuration.tracking.experiment})
+    experiment = named["experiment"]["experiment_id"]
+    runs = {}
+    for name, chosen in {
+        "pipeline": "tags.`inkwell.kind` = 'pipeline'",
+        **{stage: f"tags.stage = '{stage}'" for stage in ("pretrain", "sft", "align")},
+    }.items():
+        asked = {"experiment_ids": [experiment], "filter": chosen, "max_results": 1}
+        listed = _asked("POST", f"{api}/runs/search", asked).get("runs", [])
+        if not listed:
+            raise InkwellError(f"{finished} has no run of {name} in MLflow.")
+        runs[name] = listed[0]["info"]
+    run = runs["pretrain"]
+    here = f"{address}/#/experiments/{experiment}"
+    screens = [
+        Screen("mlflow-runs", f"{here}/runs", (configuration.tracking.experiment, runs["pipeline"]["run_name"])),
+        Screen("mlflow-run", f"{here}/runs/{run['run_id']}", (run["run_name"],)),
+        Screen("mlflow-curves", f"{here}/runs/{run['run_id']}/model-metrics", (run["run_name"], "loss")),
+        Screen("mlflow-model", f"{address}/#/models/{model}", (model, "champion")),
+    ]
+    return screens, [runs["sft"]["run_id"], runs["align"]["run_id"]]
+
+
+def _of_prefect(stack: ExitStack, finished: Path, folder: Path) -> list[Screen]:
+    """A run of the pipeline with its graph, and its artifacts; the run is made here, over what is finished."""
+    service, address = prefect_server(folder / "prefect-server")
+    stack.callback(service.stop)
+    service.start()
+    _run_once(["flows.pipeline"], finished, env={"PREFECT_API_URL": address})
+    runs = _asked("POST", f"{address}/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})
+    run = runs[0]
+    pages = address.removesuffix("/api")
+    return [
+        Screen("prefect-runs", f"{pages}/runs", (run["name"],)),
+        Screen("prefect-run", f"{pages}/runs/flow-run/{run['id']}", (run["name"], "nothing to do")),
+        Screen("prefect-artifacts", f"{pages}/runs/flow-run/{run['id']}?tab=Artifacts", (run["name"], "report-card")),
+        Screen("prefect-report", f"{pages}/artifacts/key/report-card", ("report-card",)),
+    ]
+
+
+def _of_pages(finished: Path, folder: Path, pair: Sequence[str]) -> list[Screen]:
+    """Pages that need no server; `pair`: two runs of MLflow to compare."""
+    card = finished / "reports" / "index.html"
+    exported = sorted((finished / "models" / "export").glob("*.gguf"))
+    if not card.exists() or not exported:
+        raise InkwellError(
+            f"{finished} is not finished: reports/index.html and a model in models/export have to be there."
+        )
+    lineage, compare = folder / "lineage.html", folder / "compare.html"
+    _run_once(["flows.lineage", str(exported[0]), "--html", str(lineage)], finished)
+    _run_once(["flows.compare", *pair, "--output", str(compare)], finished)
+    return [
+        Screen("report-card", card.as_uri(), ()),
+        Screen("lineage", lineage.as_uri(), (exported[0].name,)),
+        Screen("compare", compare.as_uri(), tuple(identity[:8] for identity in pair)),
+    ]
+
+
+def _run_once(
+    command: Sequence[str], folder: Path, env: Mapping[str, str] | None = None, allowed: Sequence[int] = (0,)
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=folder,
+        env={**environment(), **(env or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode not in allowed:
+        words = (done.stdout + done.stderr).split()
+        raise InkwellError(f"{command[0]} ended with status {done.returncode}: {' '.join(words)[-300:]}")
+
+
+def _asked(method: str, address: str, told: Mapping[str, Any]) -> Any:
+    """The JSON that a server answers; InkwellError where it does not."""
+    with httpx.Client(timeout=_ASKED, trust_env=False) as client:
+        answer = client.get(address, params=dict(told)) if method == "GET" else client.post(address, json=dict(told))
+    if answer.status_code != 200:
+        raise InkwellError(f"{address} answers {answer.status_code}: {answer.text[:200]}")
+    return answer.json()
