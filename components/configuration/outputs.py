@@ -1,8 +1,10 @@
 """Parameters of sampling, `evaluate`, `export` and `report`."""
 
+import re
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from components.configuration.strict import Section
 
@@ -72,3 +74,13 @@ class Tracking(Section):
     enabled: bool = Field(True, description="false: nothing is logged")
     uri: str | None = Field(None, description="tracking server; null: SQLite in .inkwell/mlflow.db")
     experiment: str = Field("inkwell", description="MLflow experiment")
+
+    @field_validator("uri")
+    @classmethod
+    def _without_login(cls, value: str | None) -> str | None:
+        if value is not None and re.match(r"[^/]*//[^/?#]*:[^/?#]*@", value):
+            raise PydanticCustomError(
+                "login",
+                "a password would be recorded with the parameters; give it by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, a database's by PGPASSWORD",
+            )
+        return value

@@ -45,9 +45,11 @@ def read_gguf_model(path: Path) -> PreTrainedModel:
     where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     with contextlib.redirect_stderr(io.StringIO()):  # bars that no setting of transformers switches off
         try:
-            config = _completed(AutoConfig.from_pretrained(**where), reader, architecture, path.name)
+            config = _completed(
+                AutoConfig.from_pretrained(**where, trust_remote_code=False), reader, architecture, path.name
+            )
             loaded, told = AutoModelForCausalLM.from_pretrained(
-                **where, config=config, dtype=torch.float32, output_loading_info=True
+                **where, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
             )
         except _UNREADABLE as error:
             words = " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -34,7 +34,7 @@ def model_config(folder: Path) -> PreTrainedConfig:
     if not (folder / "config.json").exists() or not (folder / "model.safetensors").exists():
         raise InkwellError(f"{folder} is no model folder (config.json, model.safetensors): train first.")
     try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, OSError) as error:
         told = " ".join(str(error).split())
         raise InkwellError(f"{folder / 'config.json'}: transformers cannot read it: {told[:200]}") from error
@@ -56,7 +56,7 @@ def load_model(folder: Path, dtype: str = "float32") -> PreTrainedModel:
         )
     # attention is SDPA wherever the class has it; a recurrent one has none, and refuses to be told
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=True
+        folder, dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=True, trust_remote_code=False
     )
     # recurrent models of other makers name no context; what reads a model here asks for one
     model.config.max_position_embeddings = context_of(model.config)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shlex
 import signal
 import socket
-import threading
 from pathlib import Path
 
 from components.errors import InkwellError
+from components.guard import HOST, Guard, own_origins
 
-HOST = "127.0.0.1"
 PREFERRED = ("q8_0", "f16", "q4_k_m")  # half the size at no measurable loss first
 
 
@@ -34,17 +34,14 @@ def find_model(folder: Path, format: str | None) -> Path:
     return files[0]
 
 
-def free_port(port: int) -> int:
-    """`port`, or any free one for 0; InkwellError when it is taken."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except (OSError, OverflowError) as error:
-            raise InkwellError(
-                f"Port {port} on {HOST} cannot be had ({error}): give another with --port, 0 takes any free one."
-            ) from error
-        return int(probe.getsockname()[1])
+def listen(port: int) -> socket.socket:
+    """A listening socket on `port`, or on any free one for 0; InkwellError when it is taken."""
+    try:
+        return socket.create_server((HOST, port))
+    except (OSError, OverflowError) as error:
+        raise InkwellError(
+            f"Port {port} on {HOST} cannot be had ({error}): give another with --port, 0 takes any free one."
+        ) from error
 
 
 def serve(model: Path, port: int = 8080, threads: int = 1, slots: int = 2) -> None:
@@ -52,34 +49,45 @@ def serve(model: Path, port: int = 8080, threads: int = 1, slots: int = 2) -> No
 
     Only this machine can connect, and only pages that the server itself delivered may talk to it from a browser.
     """
+    import uvicorn
     import xllamacpp
 
-    port = free_port(port)
+    from components.serve.door import door
+
+    listening = listen(port)
+    port = listening.getsockname()[1]
     address = f"http://{HOST}:{port}"
+    with listen(0) as free:
+        inner = free.getsockname()[1]
+    key = secrets.token_urlsafe(32)
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(model)
     parameters.model_alias = {model.stem}
     parameters.hostnames = [HOST]
-    parameters.port = port
-    parameters.cors_origins = address
+    parameters.port = inner
+    parameters.api_keys = [key]
+    parameters.cors_origins = ",".join(own_origins(port))
     parameters.n_parallel = slots
     parameters.offline = True
     parameters.verbosity = 1  # warnings and errors
     for threading_settings in (parameters.cpuparams, parameters.cpuparams_batch):
         threading_settings.n_threads = threads
         threading_settings.poll = 0  # a server that waits uses no processor
-    stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` ends it as Ctrl-C does
     try:
-        server = xllamacpp.Server(parameters)
-    except (RuntimeError, ValueError) as error:
-        raise InkwellError(f"{model}: llama.cpp cannot serve it ({error}); export it again.") from error
-    print(f"{model.name} at {server.listening_address} (this machine only; Ctrl-C stops it)")
-    print(f"  chat page:      {server.listening_address}")
-    print(f"  OpenAI clients: {server.listening_address}/v1")
-    print(f"  {try_line(model, server.listening_address)}", flush=True)
-    stopped.wait()
+        try:
+            server = xllamacpp.Server(parameters)
+        except (RuntimeError, ValueError) as error:
+            raise InkwellError(f"{model}: llama.cpp cannot serve it ({error}); export it again.") from error
+        print(f"{model.name} at {address} (this machine only; Ctrl-C stops it)")
+        print(f"  chat page:      {address}")
+        print(f"  OpenAI clients: {address}/v1")
+        print(f"  {try_line(model, address)}", flush=True)
+        guarded = Guard(door(server.listening_address, key), port)
+        settings = uvicorn.Config(guarded, lifespan="off", log_level="warning", timeout_graceful_shutdown=2)
+        uvicorn.Server(settings).run(sockets=[listening])
+    except KeyboardInterrupt:  # uvicorn has ended at the signal, and raises it again
+        pass
     print("stopped.")
 
 

@@ -119,7 +119,7 @@ class Delivery:
         """Deliver what is new and return whether the record is complete; raises when the server cannot be had."""
         entries, offset = self.record.entries(self._offset)
         if self._client is None:
-            self._client = _client(self.header["uri"])
+            self._client = mlflow_client(self.header["uri"])
             self._experiment = self._find_experiment()
             if self.header["kind"] == "step":
                 self._parent = self._find_pipeline(create=True)
@@ -333,7 +333,8 @@ def named(name: str) -> str:
     return _FORBIDDEN.sub("_", name)[:250]
 
 
-def _client(uri: str) -> Any:
+def mlflow_client(uri: str) -> Any:
+    """MLflow's client for tracking and registry at `uri`, with short patience: who waits has a spool."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "4")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the spool is the retry
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

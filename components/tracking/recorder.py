@@ -378,12 +378,17 @@ def _shape(folder: Path) -> dict[str, str]:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Parameters by their dotted names, as text; a signature in an address is nobody's business."""
+    from components.fetching.locations import without_secrets
+
     found: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
             found |= _flat(value, f"{prefix}{name}.")
         else:
-            found[prefix + name] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            found[prefix + name] = without_secrets(
+                value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            )
     return found
 
 

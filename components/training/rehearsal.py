@@ -154,7 +154,7 @@ def _empty_model(parameters: Pretrain, vocabulary: int) -> PreTrainedModel:
                 f"pretrain.initial = {parameters.initial!r}: only the shape of a Hugging Face folder (config.json) can be "
                 "planned; set pretrain's own shape and initial to null."
             )
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
         return model
 

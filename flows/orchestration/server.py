@@ -70,7 +70,7 @@ def _started() -> Iterator[str]:
         port = found.getsockname()[1]
     env = environment()
     env |= {f"PREFECT_SERVER_{name}_ENABLED": "false" for name in _NOT_NEEDED}
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", _HOST, "--port", str(port)]
+    command = [sys.executable, "-m", "flows.server", "--port", str(port)]
     with Command(command, Path.cwd(), env, together=True) as running:
         said: deque[str] = deque(maxlen=20)
         # The pipe must be read, or the server stops when it is full.

@@ -70,7 +70,7 @@ class Registry:
     def __init__(self, workspace: Path) -> None:
         from components.configuration import load
         from components.step import STATE, quiet_environment
-        from components.tracking.delivery import _client
+        from components.tracking.delivery import mlflow_client
 
         quiet_environment()
         configuration = load(workspace / "params.yaml")
@@ -86,7 +86,7 @@ class Registry:
         self._experiment_name = tracking.experiment
         try:
             state.mkdir(parents=True, exist_ok=True)
-            self._client = _client(self.uri)
+            self._client = mlflow_client(self.uri)
             self.experiment = self._find_experiment()
         except InkwellError:
             raise

@@ -68,6 +68,8 @@ def docker() -> dict[str, Any]:
     variables["memswap_limit"]["default"] = "12g"  # no swap beyond it: training that swaps does not end
     variables["env"]["default"] = {
         **CONTAINER_ENVIRONMENT,
+        # a worker on the host would hand on its own address, which is the loopback's
+        "PREFECT_API_URL": "http://gate:4200/api",
         "AWS_ENDPOINT_URL": "http://gate:8333",
         "AWS_ACCESS_KEY_ID": "inkwell-worker",
         # Prefect puts in what these blocks hold when the run starts; the template itself knows no secret.

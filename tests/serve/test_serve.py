@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,8 +69,22 @@ def test_it_answers_openai_s_chat_requests(server: tuple[Any, str, list[str]], t
 
 
 def test_only_its_own_pages_may_talk_to_it_from_a_browser(server: tuple[Any, str, list[str]]) -> None:
-    headers, _ = ask(server[1], "/v1/models", Origin="http://elsewhere.example")
+    headers, _ = ask(server[1], "/v1/models", Origin=server[1])
     assert headers["Access-Control-Allow-Origin"] in (None, server[1])
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        ask(server[1], "/v1/models", Origin="http://elsewhere.example")
+
+
+def test_words_come_while_they_are_made(server: tuple[Any, str, list[str]]) -> None:
+    body = {"messages": [{"role": "user", "content": "春山"}], "max_tokens": 6, "temperature": 0, "stream": True}
+    request = urllib.request.Request(
+        f"{server[1]}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        assert answer.headers["Content-Type"].startswith("text/event-stream")
+        lines = [line for line in answer.read().decode().splitlines() if line.startswith("data: ")]
+    assert lines[-1] == "data: [DONE]"
+    assert len(lines) > 2
 
 
 def test_it_listens_on_loopback_only(server: tuple[Any, str, list[str]]) -> None:
