@@ -100,7 +100,8 @@ def _known(client: SyncPrefectClient, channel: str) -> UUID | None:
 
     kind = "slack-webhook" if channel == "smtp" else "webhook"
     try:
-        return client.read_block_document_by_name(block_name(channel), kind, include_secrets=False).id
+        found: UUID = client.read_block_document_by_name(block_name(channel), kind, include_secrets=False).id
+        return found
     except ObjectNotFound:
         return None
 

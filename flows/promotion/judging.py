@@ -156,7 +156,8 @@ def bits_pairs(champion: Path, challenger: Path, texts: Sequence[str]) -> Pairs:
     if not texts:  # corpora without a held-out document in common: neither model has to be opened
         return Pairs([], [], [])
     weights = [float(len(text) + 1) for text in texts]
-    return Pairs(*(list(map(float, -bits(folder, texts))) for folder in (champion, challenger)), weights)
+    before, after = (list(map(float, -bits(folder, texts))) for folder in (champion, challenger))
+    return Pairs(before, after, weights)
 
 
 def speeds(champion: Path, challenger: Path, rounds: int = 5, tokens: int = 96) -> tuple[str, float, float] | None:

@@ -50,7 +50,7 @@ def compare(
     d, w = np.asarray(differences, dtype=float), np.asarray(weights, dtype=float)
     n, differing = len(d), int(np.count_nonzero(d))
     gain = float(d.sum() / w.sum()) if n else 0.0
-    error = float(_errors(gain, *_sums(np.ones((1, n)), d, w), n)[0]) if n > 1 else 0.0
+    error = float(_errors(gain, _sums(np.ones((1, n)), d, w), n)[0]) if n > 1 else 0.0
     if differing == 0 or n < 2:
         return Gain(gain, gain, gain, 1.0, n, differing)
     if error == 0:  # every document says exactly the same: the sign test is all there is
@@ -62,7 +62,7 @@ def compare(
         counts = rng.multinomial(n, np.full(n, 1 / n), size=min(step, resamples - start)).astype(float)
         sums = _sums(counts, d, w)
         gains = sums[0] / sums[1]
-        errors = _errors(gains, *sums, n)
+        errors = _errors(gains, sums, n)
         with np.errstate(divide="ignore", invalid="ignore"):
             found = (gains - gain) / errors
         # no spread left in a resample: infinitely far away, unless it is the observed gain itself
@@ -86,16 +86,13 @@ def _sums(
 
 def _errors(
     gains: NDArray[np.float64] | float,
-    d: NDArray[np.float64],
-    w: NDArray[np.float64],
-    dd: NDArray[np.float64],
-    dw: NDArray[np.float64],
-    ww: NDArray[np.float64],
+    sums: Sequence[NDArray[np.float64]],
     n: int,
 ) -> NDArray[np.float64]:
     """Standard error of a ratio, linearised, of each resample."""
     import numpy as np
 
+    _, w, dd, dw, ww = sums
     squares = dd - 2 * gains * dw + np.square(gains) * ww
     squares = np.where(squares > 1e-12 * dd, squares, 0.0)  # what cancellation leaves is no spread
     found: NDArray[np.float64] = np.sqrt(squares * n / (n - 1)) / w
