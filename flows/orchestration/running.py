@@ -164,13 +164,14 @@ def _slot(key: str | None, running: Running) -> Iterator[None]:
         return
     from prefect.client.orchestration import get_client
     from prefect.concurrency.sync import concurrency
-    from prefect.exceptions import ObjectNotFound
+    from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
     with get_client(sync_client=True) as client:
         try:
             client.read_global_concurrency_limit_by_name(key)
         except ObjectNotFound:
-            client.upsert_global_concurrency_limit_by_name(key, 1)
+            with contextlib.suppress(ObjectAlreadyExists):  # another stage was faster
+                client.upsert_global_concurrency_limit_by_name(key, 1)
     told = False
     with contextlib.ExitStack() as held:
         while True:

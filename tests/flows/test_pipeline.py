@@ -131,7 +131,7 @@ def test_without_a_server_one_is_started_that_dies_with_the_flow_and_gives_its_s
             assert time.monotonic() < deadline
             assert flow.poll() is None
             time.sleep(0.2)
-        assert any("server" in line and "prefect" in line for line in _alive_in(workspace))
+        assert any("flows.server" in line for line in _alive_in(workspace))
     finally:
         flow.kill()
         flow.wait()
