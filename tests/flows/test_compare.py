@@ -200,7 +200,7 @@ def test_five_hundred_runs_are_compared_in_two_seconds(tracked: tuple[Path, list
     folder = tmp_path / "many"
     shutil.copytree(tracked[0], folder)
     with sqlite3.connect(folder / ".inkwell/mlflow.db") as base:
-        # each run a hundred times: the ids differ in their first three digits
+        # each run a hundred times: the ids differ in their first four characters, none of them an id of MLflow's
         tables = {
             "runs": "run_uuid",
             "params": "run_uuid",
@@ -211,12 +211,12 @@ def test_five_hundred_runs_are_compared_in_two_seconds(tracked: tuple[Path, list
         for table, key in tables.items():
             names = [row[1] for row in base.execute(f"PRAGMA table_info({table})")]
             shown = ", ".join(
-                "printf('%03x', ?) || substr(run_uuid, 4)" if name == key else f'"{name}"' for name in names
+                "printf('x%03d', ?) || substr(run_uuid, 5)" if name == key else f'"{name}"' for name in names
             )
             columns = ", ".join(f'"{name}"' for name in names)
             base.execute(f"CREATE TEMP TABLE kept AS SELECT * FROM {table}")
             for copy in range(100):
-                base.execute(f"INSERT INTO {table} ({columns}) SELECT {shown} FROM kept", (0xA00 + copy,))
+                base.execute(f"INSERT INTO {table} ({columns}) SELECT {shown} FROM kept", (copy,))
             base.execute("DROP TABLE kept")
         assert base.execute("SELECT count(*) FROM runs").fetchone()[0] >= 1000
     command = [sys.executable, "-m", "flows.compare", *tracked[1][2:4], "--workspace", str(folder)]

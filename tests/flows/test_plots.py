@@ -98,7 +98,7 @@ def _points(page: str) -> list[dict[str, Any]]:
 
 
 def _asks_nobody(page: str) -> None:
-    strange = [found for found in re.findall(r"https?://[^\s\"'`<>)\\]*", page) if not found.startswith(NAMED)]
+    strange = [found for found in re.findall(r"https?://[^\s\"'`<>)\\]+", page) if not found.startswith(NAMED)]
     assert not strange, strange
     # the markup alone: the libraries' text speaks of `src` and `href` too
     markup = re.sub(r"(<script[^>]*>).*?</script>", r"\1", page, flags=re.DOTALL)
