@@ -142,7 +142,8 @@ def fitted(runs: Sequence[Run], shape: Law = PUBLISHED) -> Law:
     Runs of one pass or less give irreducible, capacity and data: a dozen small ones determine three scales and no more,
     which is why the exponents, and the decay of repeated tokens, are taken from the many runs of the paper. Runs that
     repeat give the harm, in place of `excess`, and six of them its exponents too; without any there is no harm, and
-    `excess` stays.
+    `excess` stays. A miss counts the less the oftener the text is repeated: where a model has
+    learnt it by heart the loss runs away, and how far is of no interest; where another pass begins to do harm is.
     """
     from scipy.optimize import least_squares
 
@@ -168,5 +169,10 @@ def fitted(runs: Sequence[Run], shape: Law = PUBLISHED) -> Law:
         free = 3 if len(again) >= _RUNS_FOR_EXPONENTS else 1
         bounds = ([-inf, 0.2, 0.0][:free], [inf, 3.0, 3.0][:free])
         start = [log(0.01), shape.harm_repeated, shape.harm_large][:free]
-        law = harmed(law, least_squares(lambda harms: misses(harmed(law, harms), again), start, bounds=bounds).x)
+        heavy = [max(1.0, run.tokens / run.unique - 1) for run in again]
+
+        def lighter(harms: Sequence[float]) -> list[float]:
+            return [miss / by for miss, by in zip(misses(harmed(law, harms), again), heavy, strict=True)]
+
+        law = harmed(law, least_squares(lighter, start, bounds=bounds).x)
     return law

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from components.scaling import Law
 
 # A run ends where a repeated token teaches less than this share of a fresh one, and the ladder where a parameter more
-# does less than this share of one that the corpus can fill: the rest of the minutes would be spent on nothing.
+# does less than this share of one that the corpus can fill, or of what text would: the rest of the minutes would be spent on nothing.
 LEAST_WORTH = 0.2
 VALIDATION_SHARE = 0.05  # of the minutes, for validations and samples in between
 FEWEST_STEPS = 20
@@ -88,6 +88,8 @@ class _Costed:
             return min(self.most, tokens) if tokens >= batch.steps * batch.sizes[0][0] else 0.0
         bound = self.most
         for size, fewest in reversed(batch.sizes):
+            if fewest > self.most:  # no run of this rung is so long; a smaller batch takes longer for as many tokens
+                continue
             tokens = seconds / (self.a_token + self.a_step / size)
             if tokens >= fewest:
                 return max(1.0, min(tokens, bound))
@@ -203,8 +205,17 @@ def _costed(rung: Rung, vocabulary: int, pace: Pace, law: Law, unique: int) -> _
 
 
 def _useful(costed: Sequence[_Costed], law: Law, unique: int) -> list[_Costed]:
-    """Rungs that the corpus can fill, without those that are slower than a larger one, as narrow shapes may be."""
-    filled = [one for one in costed if law.worth_of_parameter(one.rung.count.multiplied, unique) >= LEAST_WORTH]
+    """Rungs that the corpus can fill, without those that are slower than a larger one, as narrow shapes may be.
+
+    At the first pass' end a per cent more parameters has to be worth a fifth of what a per cent more text would be: beyond that,
+    a model only takes room and time, and the law was not fitted there.
+    """
+
+    def filled_by(parameters: float) -> bool:
+        size, text = (gain(parameters, unique, unique) for gain in (law.gain_of_parameters, law.gain_of_tokens))
+        return law.worth_of_parameter(parameters, unique) >= LEAST_WORTH and size >= LEAST_WORTH * text
+
+    filled = [one for one in costed if filled_by(one.rung.count.multiplied)]
     found: list[_Costed] = []
     for one in reversed(filled or costed[:1]):
         if all(one.a_token < above.a_token or one.a_step < above.a_step for above in found):

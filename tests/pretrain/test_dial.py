@@ -58,7 +58,9 @@ def test_more_minutes_never_give_less(corpus: str, trusted: str) -> None:
     for less, more in pairwise(plans):
         assert more.parameters >= less.parameters
         assert more.multiplied >= less.multiplied
-        assert expected(corpus, more, LAWS[trusted]) <= expected(corpus, less, LAWS[trusted])
+        # the choice is made before less than a step is cut off
+        cut = LAWS[trusted].loss(more.multiplied, more.tokens + more.batch_tokens, CORPORA[corpus][0])
+        assert min(cut, expected(corpus, more, LAWS[trusted])) <= expected(corpus, less, LAWS[trusted])
 
 
 @pytest.mark.parametrize("corpus", CORPORA)
@@ -145,24 +147,36 @@ def test_a_size_that_no_shape_has_is_refused_with_those_there_are() -> None:
 def test_a_small_corpus_is_repeated_and_held_back_more() -> None:
     small, small_plan = turned("100 kB", minutes=10)
     large, large_plan = turned("250 MB", minutes=10)
-    assert small_plan.epochs > 10 > 1 > large_plan.epochs
+    assert 4 > small_plan.epochs > 1.5 > 1 > large_plan.epochs
     assert small_plan.parameters < large_plan.parameters
-    assert small.weight_decay >= 2 * large.weight_decay
-    assert small.residual_dropout > large.residual_dropout == 0
+    assert small.residual_dropout == large.residual_dropout == 0
+    # by a law that expects more of repetition than our runs showed
+    often, plan = turned("100 kB", trusted=PUBLISHED, minutes=10)
+    assert plan.epochs > 10
+    assert often.weight_decay >= 2 * large.weight_decay
+    assert often.residual_dropout > 0
 
 
 def test_the_batch_grows_with_the_work_and_stays_a_part_of_the_corpus() -> None:
     for corpus, (tokens, _, _) in CORPORA.items():
         plans = [turned(corpus, minutes=minutes)[1] for minutes in MINUTES]
-        assert all(less.batch_tokens <= more.batch_tokens for less, more in pairwise(plans))
+        # at a turn, a larger model may see fewer tokens
+        assert all(
+            less.batch_tokens <= more.batch_tokens for less, more in pairwise(plans) if less.tokens <= more.tokens
+        )
         assert plans[-1].batch_tokens <= max(256, tokens / 8)
     assert turned("10 GB", minutes=10_080)[1].batch_tokens > 4 * turned("10 GB", minutes=5)[1].batch_tokens
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_rates_follow_the_width(optimizer: str) -> None:
-    narrow, _ = turned("Tang", optimizer=optimizer, minutes=16, keep=["hidden_size"], hidden_size=128)
-    wide, _ = turned("Tang", optimizer=optimizer, minutes=16, keep=["hidden_size"], hidden_size=512)
+    batch = {
+        "micro_batch": 16,
+        "accumulation": 1,
+    }  # a wider model sees fewer tokens, in smaller batches, at lower rates
+    keep = ["hidden_size", *batch]
+    narrow, _ = turned("Tang", optimizer=optimizer, minutes=16, keep=keep, hidden_size=128, **batch)
+    wide, _ = turned("Tang", optimizer=optimizer, minutes=16, keep=keep, hidden_size=512, **batch)
     assert narrow.learning_rate == pytest.approx(4 * wide.learning_rate)
     assert narrow.matrix_learning_rate == wide.matrix_learning_rate
     assert narrow.embedding_learning_rate == wide.embedding_learning_rate
