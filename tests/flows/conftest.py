@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socketserver
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
@@ -20,6 +22,9 @@ from flows.processes import environment
 from tests.flows.candidates import export_of
 from tests.loopback import listening
 
+# the user's own leases and profiles are none of these tests' business
+_HOME = tempfile.TemporaryDirectory(prefix="inkwell-prefect-")
+os.environ.setdefault("PREFECT_HOME", _HOME.name)
 set_environment()
 
 DVC_YAML = """
