@@ -22,7 +22,7 @@ from benchmarks.small_runs import SmallRuns
 from benchmarks.width_transfer import shape
 from components.atomic import atomic_file
 from components.errors import InkwellError
-from components.pretrain.transfer import batch_of, batches, micro_batch, settings
+from components.pretrain.transfer import recipe
 from components.scaling import FRESH_RUNS, PUBLISHED, Law, Run, fitted
 
 LAW = Path(__file__).resolve().parents[1] / "components" / "pretrain" / "law.yaml"
@@ -61,19 +61,9 @@ def parameters(width: int, layers: int, tokens: int, unique: int, mean_tokens: f
     from components.configuration import Pretrain
 
     form = shape(width, layers)
-    size = batch_of(batches(form["block"], unique), tokens)
-    rows = size // form["block"]
-    micro = micro_batch(form["block"], rows)
-    steps = tokens // size
-    values = settings(Pretrain(**form), batch_tokens=size, steps=steps, unique=unique, mean_tokens=mean_tokens)
+    values = recipe(Pretrain(**form), tokens, unique=unique, mean_tokens=mean_tokens)
     held = ("validation_every", "sample_every", "validation_documents")  # what `SmallRuns` does without
-    return {
-        **form,
-        "micro_batch": micro,
-        "accumulation": rows // micro,
-        "steps": steps,
-        **{name: value for name, value in values.items() if name not in held},
-    }
+    return {**form, **{name: value for name, value in values.items() if name not in held}}
 
 
 def check(runs: SmallRuns, grid: Sequence[Cell]) -> None:

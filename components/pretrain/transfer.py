@@ -125,6 +125,20 @@ def settings(
     }
 
 
+def recipe(parameters: Pretrain, tokens: int, *, unique: int, mean_tokens: float) -> dict[str, object]:
+    """Batch, steps and all that `settings` tells, of a run of that shape over about so many tokens, cut to whole batches."""
+    size = batch_of(batches(parameters.block, unique), tokens)
+    rows = size // parameters.block
+    micro = micro_batch(parameters.block, rows)
+    steps = max(1, tokens // size)
+    return {
+        "micro_batch": micro,
+        "accumulation": rows // micro,
+        "steps": steps,
+        **settings(parameters, batch_tokens=size, steps=steps, unique=unique, mean_tokens=mean_tokens),
+    }
+
+
 def _validation_documents(tokens: int, mean_tokens: float) -> int:
     """So many that ten validations of a run cost about 3 % of it (a forward pass is a third of the work)."""
     return int(min(400, max(20, 0.03 * tokens * 3 / 10 / mean_tokens)))

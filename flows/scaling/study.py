@@ -36,21 +36,13 @@ def shape(size: Size, base: Pretrain) -> dict[str, Any]:
 
 def recipe(size: Size, tokens: int, base: Pretrain, unique: int, mean_tokens: float) -> dict[str, Any]:
     """Overrides of `pretrain` for a size and about so many tokens, as the dial would set them; nothing is looked at on the way."""
-    from components.pretrain.transfer import batch_of, batches, micro_batch, settings
+    from components.pretrain import transfer
 
     form = shape(size, base)
-    batch = batch_of(batches(base.block, unique), tokens)
-    rows = batch // base.block
-    micro = micro_batch(base.block, rows)
-    steps = max(1, tokens // batch)
     shaped = base.model_copy(update=form)
-    values = settings(shaped, batch_tokens=batch, steps=steps, unique=unique, mean_tokens=mean_tokens)
     return {
         **form,
-        **values,
-        "micro_batch": micro,
-        "accumulation": rows // micro,
-        "steps": steps,
+        **transfer.recipe(shaped, tokens, unique=unique, mean_tokens=mean_tokens),
         "validation_every": _NEVER,
         "sample_every": _NEVER,
         "validation_documents": 1,
