@@ -33,7 +33,8 @@ _SNAPSHOTS = 8
 _SAMPLE = 400  # held-out documents that a point of a curve is scored on
 _LARGE = 2**20
 _MARGIN = 0.99  # speed is not known to the percent
-_OVERRUN = 1.02  # a run of Inkwell that took longer than this share of the time is repeated with fewer minutes
+_OVERRUN = 1.02  # a run that took longer than this share of the time is repeated with less
+_SHORT = 0.96  # a run of the others that took less than this share is repeated with more: the time is theirs
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,8 @@ def tuned(
 ) -> tuple[float, int, dict[tuple[float, int], float]]:
     """(rate, batch) of the fewest `bits`: rates at the middle batch first, then the other batches at the best rate.
 
-    Where the best rate is the smallest or the largest that was tried, one beyond it is tried too. Also what was tried.
+    Where the best is the smallest or the largest that was tried, one beyond it is tried too: a third or three times of a
+    rate, half or twice a batch. Also what was tried.
     """
     found: dict[tuple[float, int], float] = {}
 
@@ -257,7 +259,10 @@ def tuned(
     if len(rates) > 1 and rate in (min(rates), max(rates)):
         beyond = float(f"{rate * BEYOND if rate == max(rates) else rate / BEYOND:.3g}")
         rate, _ = best([*tried, (beyond, middle)])
-    rate, batch = best([(rate, batch) for batch in batches])
+    _, batch = best([(rate, rows) for rows in batches])
+    if len(batches) > 1 and batch in (min(batches), max(batches)):
+        further = batch * 2 if batch == max(batches) else max(1, batch // 2)
+        _, batch = best([(rate, rows) for rows in (*batches, further)])
     return rate, batch, found
 
 
@@ -326,18 +331,31 @@ class _Side:
     def _trial(self, rate: float, batch: int) -> dict[str, Any]:
         seconds = self.race.seconds * TRIAL
         name, mode = f"{self.peer.name}-trial-{rate:g}-{batch}", self._mode("warm", batch, seconds)
-        return self.parts.done(name, lambda: self._train(name, rate, batch, mode, "warm", seconds, 1))
+        steps = steps_within(self._probe(mode, batch, "warm"), seconds)
+        return self.parts.done(name, lambda: self._train(name, rate, batch, mode, "warm", steps, 1))
 
     def _whole(self, cache: str, rate: float, batch: int, seed: int = 1) -> dict[str, Any]:
         mode = self._mode(cache, batch, self.race.seconds)
         name = f"{self.peer.name}-{cache}-{rate:g}-{batch}" + (f"-seed-{seed}" if seed > 1 else "")
-        seconds = self.race.seconds * _MARGIN
-        return self.parts.done(name, lambda: self._train(name, rate, batch, mode, cache, seconds, _SNAPSHOTS, seed))
+        seconds = self.race.seconds
+
+        def work() -> dict[str, Any]:
+            steps = steps_within(self._probe(mode, batch, cache), seconds * _MARGIN)
+            done = self._train(name, rate, batch, mode, cache, steps, _SNAPSHOTS, seed)
+            for _ in range(2):
+                if _SHORT * seconds <= done["trained"] <= _OVERRUN * seconds:
+                    break
+                # a few steps had promised another pace than thousands keep
+                steps = max(1, int(steps * seconds * _MARGIN / done["trained"]))
+                print(f"  it took {done['trained']:.0f} s of {seconds:.0f}: again, with {steps} steps", flush=True)
+                done = self._train(name, rate, batch, mode, cache, steps, _SNAPSHOTS, seed)
+            return done
+
+        return self.parts.done(name, work)
 
     def _train(
-        self, name: str, rate: float, batch: int, mode: str, cache: str, seconds: float, saves: int, seed: int = 1
+        self, name: str, rate: float, batch: int, mode: str, cache: str, steps: int, saves: int, seed: int = 1
     ) -> dict[str, Any]:
-        steps = steps_within(self._probe(mode, batch, cache), seconds)
         run = self._run(self._folder(name), rate, batch, steps, saves, seed)
         found = self._timed(run, mode, cache, fresh=cache == "cold")
         kept = self.peer.weights(run)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from math import isfinite, log
 from pathlib import Path
@@ -68,22 +68,20 @@ def parameters(width: int, layers: int, tokens: int, unique: int, mean_tokens: f
 
 def check(runs: SmallRuns, grid: Sequence[Cell]) -> None:
     """Raise InkwellError for a grid that no law could be fitted to, before hours are spent on it."""
+    from components.configuration import Pretrain
+
     fresh = set()
     for width, layers, tokens, train_tokens in grid:
         corpus = runs.shards("train", train_tokens)
         values = parameters(width, layers, tokens, corpus.tokens, corpus.tokens / len(corpus))
-        if _seen(values) <= corpus.tokens:
-            fresh.add((width, layers, _seen(values)))
+        seen = Pretrain(**values).total_tokens
+        if seen <= corpus.tokens:
+            fresh.add((width, layers, seen))
     if len(fresh) < FRESH_RUNS:
         raise InkwellError(
             f"{len(fresh)} of these {len(grid)} runs see their text no more than once, and the law's scales are fitted to "
             f"{FRESH_RUNS} at least: add --cells of other shapes, or of other numbers of tokens that the corpus has."
         )
-
-
-def _seen(values: Mapping[str, Any]) -> int:
-    """Tokens of a run."""
-    return int(values["steps"] * values["micro_batch"] * values["accumulation"] * values["block"])
 
 
 def train(runs: SmallRuns, grid: Sequence[Cell], seed: int) -> list[Run]:
@@ -99,8 +97,9 @@ def train(runs: SmallRuns, grid: Sequence[Cell], seed: int) -> list[Run]:
         values = parameters(width, layers, tokens, corpus.tokens, corpus.tokens / len(corpus))
         label = f"{width}x{layers}-{tokens}" + (f"-of-{train_tokens}" if train_tokens else "")
         metrics = runs.train(label, values, seed=seed, train_tokens=train_tokens)
-        multiplied = count(Pretrain(**shape(width, layers)), corpus.vocabulary).multiplied
-        found.append(Run(multiplied, _seen(values), corpus.tokens, round(metrics["val_bits_per_char"] * nats, 4)))
+        run = Pretrain(**values)
+        multiplied = count(run, corpus.vocabulary).multiplied
+        found.append(Run(multiplied, run.total_tokens, corpus.tokens, round(metrics["val_bits_per_char"] * nats, 4)))
         print(f"  {label}: {metrics['val_bits_per_char']:.4f} bits a character, {metrics['seconds']:.0f} s", flush=True)
     return found
 

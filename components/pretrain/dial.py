@@ -93,7 +93,7 @@ class _Costed:
             tokens = seconds / (self.a_token + self.a_step / size)
             if tokens >= fewest:
                 return max(1.0, min(tokens, bound))
-            bound = min(self.most, float(fewest))
+            bound = float(fewest)
         raise AssertionError("the smallest batch is for any number of tokens")
 
 

@@ -189,8 +189,8 @@ def test_a_peer_gets_the_best_of_rates_and_batches() -> None:
         asked.append((rate, batch))
         return math.nan if rate > 1 else abs(math.log(rate / 1e-2)) + batch / 100
 
-    assert tuned((5e-4, 1e-3, 3e-3), (8, 16, 32), bits)[:2] == (9e-3, 8), "beyond the edge is better, and few rows"
-    assert asked == [(5e-4, 16), (1e-3, 16), (3e-3, 16), (9e-3, 16), (9e-3, 8), (9e-3, 32)]
+    assert tuned((5e-4, 1e-3, 3e-3), (8, 16, 32), bits)[:2] == (9e-3, 4), "beyond both edges is better"
+    assert asked == [(5e-4, 16), (1e-3, 16), (3e-3, 16), (9e-3, 16), (9e-3, 8), (9e-3, 32), (9e-3, 4)]
     asked.clear()
     assert tuned((1e-3, 1e-2, 1e-1), (16,), bits)[:2] == (1e-2, 16)
     assert len(asked) == 3, "the best is no edge: nothing beyond is tried"
