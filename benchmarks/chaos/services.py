@@ -14,17 +14,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from components.errors import InkwellError
+from components.launch.processes import free_port
 from flows.pipeline import set_environment
 from flows.processes import environment, kept
 
 _PATIENCE = 180.0  # seconds until a server answers, on a machine that does other things too
-
-
-def free_port() -> int:
-    """A port of the loopback that nobody listens at now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 class Service:

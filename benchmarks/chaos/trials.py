@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.chaos import faults
-from benchmarks.chaos.services import Service, free_port, object_store, postgres, prefect_server
+from benchmarks.chaos.services import Service, object_store, postgres, prefect_server
 from benchmarks.chaos.soundness import MARK, end_all_in, faults_of, hashes, orphans
 from components.errors import InkwellError
+from components.launch.processes import free_port
 from flows.processes import environment
 from flows.workspace import make_workspace
 

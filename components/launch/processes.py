@@ -152,7 +152,7 @@ def start_all(command: Sequence[str], processes: int) -> int:
         "WORLD_SIZE": str(processes),
         "LOCAL_WORLD_SIZE": str(processes),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
+        "MASTER_PORT": str(free_port()),
         **started_by(f"self:{os.getpid()}"),
     }
     if sys.platform == "linux":  # gloo would ask the name service for this machine's address, which may not know it
@@ -168,7 +168,8 @@ def start_all(command: Sequence[str], processes: int) -> int:
         _end(workers)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback that nobody listens at now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -22,6 +22,7 @@ from components.errors import InkwellError
 from components.machine import precision as formats
 from components.machine.choices import Choices
 from components.machine.cores import available_cores, choose_threads
+from components.machine.memory import free_memory
 
 if TYPE_CHECKING:
     from components.configuration import Machine
@@ -287,9 +288,7 @@ _CALIBRATED = ("precision", "threads", "fused", "attention", "micro_batch_parts"
 
 
 def _fits(trial: Trial) -> bool:
-    import psutil
-
-    return trial.memory <= _MEMORY * float(psutil.virtual_memory().available)
+    return trial.memory <= _MEMORY * free_memory()
 
 
 def _candidates(machine: Machine, start: Choices, trial: Trial, busy: bool) -> dict[str, Sequence[Any]]:

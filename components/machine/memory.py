@@ -15,6 +15,16 @@ def available_memory() -> int:
     return min(machine, _container_memory(Path("/sys/fs/cgroup")) or machine)
 
 
+def free_memory() -> int:
+    """Bytes that are free now, of those that this process may use.
+
+    What a container has used counts as free, since most of it is files that the kernel gives up when asked.
+    """
+    import psutil
+
+    return min(int(psutil.virtual_memory().available), available_memory())
+
+
 def _container_memory(root: Path) -> int | None:
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
         try:

@@ -161,6 +161,44 @@ def test_everything_is_made_once_and_a_schedule_fires(at_server: str, small: Pat
 
 
 @pytest.mark.timeout(600)
+def test_a_run_whose_process_is_killed_is_marked_as_crashed(
+    at_server: str, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that ended by itself has no heartbeat either, and stays what it is."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
+
+    monkeypatch.setattr("flows.automations._SILENCE", timedelta(seconds=10))  # the least that Prefect takes
+    deploy(small)
+    script = tmp_path / "flow.py"
+    script.write_text(
+        "import sys, time\n"
+        "from prefect import flow\n"
+        "@flow(name='inkwell-pipeline', flow_run_name=sys.argv[1])\n"
+        "def waits():\n"
+        "    time.sleep(float(sys.argv[2]))\n"
+        "waits()\n"
+    )
+    env = {**environment(), "PREFECT_API_URL": at_server, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
+    with get_client(sync_client=True) as client:
+
+        def state(name: str) -> str | None:
+            runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=[name])))
+            return runs[0].state.name if runs and runs[0].state else None
+
+        subprocess.run([sys.executable, script, "ends", "2"], env=env, check=True)
+        killed = subprocess.Popen([sys.executable, script, "killed", "600"], env=env)
+        try:
+            assert _until(lambda: state("killed") == "Running", 120)
+            time.sleep(3)  # its first heartbeat comes with its start
+        finally:
+            killed.kill()
+            killed.wait()
+        assert _until(lambda: state("killed") == "Crashed", 120), state("killed")
+        assert state("ends") == "Completed"
+
+
+@pytest.mark.timeout(600)
 def test_the_server_tells_of_late_and_failed_runs_without_a_worker_and_keeps_secrets(
     server: tuple[str, Path],
     at_server: str,

@@ -10,6 +10,8 @@ import sys
 import urllib.request
 from pathlib import Path
 
+from components.launch.processes import free_port
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -18,12 +20,6 @@ def review(workspace: Path, port: int) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-
-
-def free_port() -> int:
-    with socket.socket() as tried:
-        tried.bind(("127.0.0.1", 0))
-        return int(tried.getsockname()[1])
 
 
 def test_a_taken_port_is_told_in_one_sentence(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from components.launch.processes import free_port
 from tests.infra.reading import INFRA, tool
-from tests.infra.servers import free_port, postgres
+from tests.infra.servers import postgres
 
 KEYS = ("plain.txt", "mlflow/1/artifacts/诗 & ё.txt", "a//b", "folder/", "./dots/../x", "-dash", "long/" + "x" * 300)
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from components.launch.processes import free_port
 from tests.infra.reading import INFRA, tool
-from tests.infra.servers import free_port, running, status
+from tests.infra.servers import running, status
 from tests.loopback import listening
 
 CONFIGURATION = INFRA / "gate.cfg"

@@ -18,8 +18,9 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from components.launch.processes import free_port
 from tests.infra.reading import INFRA, ROOT, dotenv, interpolated, tool
-from tests.infra.servers import free_port, postgres, running, status
+from tests.infra.servers import postgres, running, status
 from tests.infra.test_gate import moved
 
 # What has to appear nowhere: each secret is a word of its own.

@@ -20,7 +20,8 @@ from typing import Any
 
 import pytest
 
-from tests.infra.servers import free_port, running, status
+from components.launch.processes import free_port
+from tests.infra.servers import running, status
 
 ROOT = Path(__file__).parents[2]
 CLEAN = {
