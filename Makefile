@@ -9,7 +9,7 @@ export PYTHONUNBUFFERED := 1
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run smoke test chat ui flow deploy serve params clean
+.PHONY: help setup run smoke test chat ui flow server deploy serve params clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -48,6 +48,9 @@ ui: setup  ## MLflow on http://127.0.0.1:5000, beside the report card
 
 flow: setup  ## the pipeline as a Prefect flow, a task a stage
 	python -m flows.pipeline --workspace $(WORKSPACE)
+
+server: setup  ## Prefect's server on http://127.0.0.1:4200, behind its guard
+	python -m flows.server
 
 deploy: setup  ## deployments, schedules, limits and automations to the Prefect server of PREFECT_API_URL
 	python -m flows.deploy --workspace $(WORKSPACE)

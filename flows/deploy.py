@@ -50,7 +50,7 @@ def deploy(workspace: Path, pool: str = POOL, kind: str | None = None) -> list[s
     address = PREFECT_API_URL.value()
     if not address:
         raise InkwellError(
-            "PREFECT_API_URL names no server: start one (`prefect server start --host 127.0.0.1`) and export PREFECT_API_URL=http://127.0.0.1:4200/api."
+            "PREFECT_API_URL names no server: start one (`python -m flows.server`) and export PREFECT_API_URL=http://127.0.0.1:4200/api."
         )
     notifications = load(workspace / "params.yaml").notifications
     limits = concurrency_keys(workspace)
