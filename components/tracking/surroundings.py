@@ -55,11 +55,12 @@ def accelerators() -> str | None:
 def commit_and_tree(root: Path) -> dict[str, str]:
     """`mlflow.source.git.commit`, and `inkwell.tree`: "clean", or "changed: " and the files that differ from the commit.
 
-    A workspace's copy of the code is held against the commit of the repository that it lies in. Empty without git.
+    A workspace's copy of the code is held against the commit of the repository that it lies in. In an image there is none: there
+    both are what its build was told (INKWELL_COMMIT, INKWELL_TREE). Empty where nobody knows.
     """
     asked = _git(root, "rev-parse", "--absolute-git-dir", "HEAD")
     if asked is None or len(asked.split("\n")) < 2:
-        return {}
+        return {} if _in_a_repository(root) else _told_by_the_image()
     folder, commit = asked.split("\n")[:2]
     # The work tree is named, so that a copy in an ignored folder is compared too, instead of passing for unchanged.
     where = ("--git-dir", folder, "--work-tree", str(root))
@@ -71,6 +72,18 @@ def commit_and_tree(root: Path) -> dict[str, str]:
         more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
         found["inkwell.tree"] = f"changed: {', '.join(changed[:_NAMED])}{more}" if changed else "clean"
     return found
+
+
+def _in_a_repository(root: Path) -> bool:
+    """Whether git only could not answer: the image's commit would be that of other code."""
+    return any((folder / ".git").exists() for folder in (root, *root.parents))
+
+
+def _told_by_the_image() -> dict[str, str]:
+    commit, tree = os.environ.get("INKWELL_COMMIT", ""), os.environ.get("INKWELL_TREE", "")
+    if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", commit):
+        return {}
+    return {"mlflow.source.git.commit": commit, **({"inkwell.tree": tree} if tree else {})}
 
 
 def _is_left_out(root: Path, name: str) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
-from tests.infra.reading import INFRA, ROOT, check, tool
+from tests.infra.reading import INFRA, ROOT, check, services, tool
 
 DOCKERFILES = sorted((INFRA / "docker").glob("Dockerfile*"))
 
@@ -101,3 +104,87 @@ def test_only_what_is_listed_reaches_a_build() -> None:
         for sources in re.findall(r"^COPY (?!--from)(.+) \S+$", path.read_text(encoding="utf-8"), re.MULTILINE):
             for source in sources.split():
                 assert source == "." or any(source == name or source.startswith(f"{name}/") for name in allowed), source
+
+
+def environment_of(path: Path) -> dict[str, str]:
+    """What the last stage of a Dockerfile sets."""
+    last = re.split(r"^FROM ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[-1]
+    lines = re.findall(r"^ENV ((?:.*\\\n)*.*)$", last, re.MULTILINE)
+    return dict(re.findall(r"(\w+)=(\S+)", " ".join(lines)))
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_what_is_written_goes_to_the_volume(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dvc.dirs import global_config_dir, site_cache_dir
+
+    found = environment_of(path)
+    for name in ("HOME", "XDG_CACHE_HOME", "PREFECT_HOME", "INKWELL_WORKSPACE", "INKWELL_PARAMETERS_FILE"):
+        assert found[name].startswith("/work/"), name
+    # DVC keeps a database beside /var/tmp unless it is told another place, and the rest of the file system is read-only.
+    for name in ("XDG_CONFIG_HOME", "DVC_GLOBAL_CONFIG_DIR", "DVC_SITE_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    assert site_cache_dir().startswith("/work/")
+    assert global_config_dir().startswith("/work/")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A repository with one commit, the script that builds, and a docker that writes down what it was asked for."""
+    (tmp_path / "infra").mkdir()
+    shutil.copy2(INFRA / "build.sh", tmp_path / "infra")
+    (tmp_path / "components").mkdir()
+    (tmp_path / "components/step.py").write_text("one", encoding="utf-8")
+    (tmp_path / "bin").mkdir()
+    docker = tmp_path / "bin/docker"
+    docker.write_text('#!/bin/sh\nprintf "%s\\n" "$INKWELL_COMMIT" "$INKWELL_TREE" "$*"\n', encoding="utf-8")
+    docker.chmod(0o755)
+    return tmp_path
+
+
+def committed(project: Path) -> None:
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        subprocess.run(["git", *identity, *command], cwd=project, check=True)
+
+
+def built(project: Path, *arguments: str) -> list[str]:
+    """The commit, the tree and the arguments that docker gets."""
+    path = f"{project / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    return check("bash", project / "infra/build.sh", *arguments, env={"PATH": path}).splitlines()
+
+
+def test_images_are_built_with_what_lineage_would_say_of_the_checkout(project: Path) -> None:
+    from components.tracking.surroundings import commit_and_tree
+
+    committed(project)
+    compose = f"compose --file {project / 'infra'}/compose.yaml build"
+    told = commit_and_tree(project)
+    assert built(project, "--pull", "worker") == [
+        told["mlflow.source.git.commit"],
+        "clean",
+        f"{compose} --pull worker",
+    ]
+    (project / "components/step.py").write_text("two", encoding="utf-8")
+    for number in range(25):
+        (project / f"components/新{number:02}.py").write_text("new", encoding="utf-8")
+    (project / "params.yaml").write_text("seed: 2", encoding="utf-8")  # stands with the run by itself
+    told = commit_and_tree(project)
+    assert "and 6 more" in told["inkwell.tree"]
+    assert built(project) == [told["mlflow.source.git.commit"], told["inkwell.tree"], compose]
+
+
+def test_without_a_repository_images_are_built_all_the_same(project: Path) -> None:
+    assert built(project)[:2] == ["", ""]
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_the_commit_reaches_the_workers(path: Path) -> None:
+    found = environment_of(path)
+    builds = [service["build"] for service in services().values() if "build" in service]
+    (build,) = [one for one in builds if one["dockerfile"].endswith(f"/{path.name}") and one["target"] == "worker"]
+    for name in ("INKWELL_COMMIT", "INKWELL_TREE"):
+        assert re.search(rf'^ARG {name}=""$', path.read_text(encoding="utf-8"), re.MULTILINE)
+        assert found[name] == f'"${{{name}}}"'
+        assert build["args"][name] is None  # the shell's

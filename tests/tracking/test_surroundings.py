@@ -54,8 +54,26 @@ def test_a_workspaces_copy_is_held_against_the_commit(repository: Path) -> None:
     assert commit_and_tree(copy)["inkwell.tree"] == "changed: components/step.py"
 
 
-def test_without_git_nothing_is_claimed(tmp_path: Path) -> None:
+def test_without_git_nothing_is_claimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("INKWELL_COMMIT", raising=False)
     assert commit_and_tree(tmp_path) == {}
+    # what somebody may have put there is no commit
+    monkeypatch.setenv("INKWELL_COMMIT", "main")
+    assert commit_and_tree(tmp_path) == {}
+
+
+def test_an_image_tells_what_it_was_built_of(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INKWELL_COMMIT", "1" * 40)
+    monkeypatch.setenv("INKWELL_TREE", "changed: components/step.py")
+    image = tmp_path.parent / f"{tmp_path.name}-image"
+    image.mkdir()
+    told = {"mlflow.source.git.commit": "1" * 40, "inkwell.tree": "changed: components/step.py"}
+    assert commit_and_tree(image) == told
+    assert told.items() <= surroundings(1, image).items()
+    # A clone in a container is not what the image was built of.
+    assert commit_and_tree(repository)["mlflow.source.git.commit"] != "1" * 40
+    (image / ".git").mkdir()
+    assert commit_and_tree(image) == {}
 
 
 def test_it_names_lock_versions_and_machine_and_nobody(repository: Path) -> None:
