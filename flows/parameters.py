@@ -2,8 +2,8 @@
 
     python -m flows.parameters corpus=tang size=smoke pretrain.steps=100
 
-Groups (`corpus`, `size`, ...) pick a file of conf/<group>/, or any YAML file by its path. Everything else is
-`section.key=value` with a YAML value. A file of a group needs no `# @package` line: its keys are those of params.yaml.
+Groups (`corpus`, `size`, ...) pick a file of conf/<group>/, or any YAML file by its path. A YAML file by itself goes over them.
+Everything else is `section.key=value` with a YAML value. A file needs no `# @package` line: its keys are those of params.yaml.
 """
 
 from __future__ import annotations
@@ -63,12 +63,17 @@ def compose_values(conf: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         shutil.copytree(conf, copied)
         for override in overrides:
             key, equals, value = override.partition("=")
+            if not equals and _is_yaml(override):
+                values.append(("", override))
+                continue
             if not equals or not key:
-                raise InkwellError(f"{override}: write it as group=name or section.key=value.")
+                raise InkwellError(
+                    f"{override}: write it as group=name or section.key=value, or name a YAML file of parameters."
+                )
             if key not in known:
                 values.append((key, value))
                 continue
-            if Path(value).suffix in (".yaml", ".yml") and Path(value).exists():
+            if _is_yaml(value) and Path(value).exists():
                 shutil.copyfile(value, copied / key / f"{Path(value).stem}.yaml")
                 value = Path(value).stem
             elif value not in known[key]:
@@ -84,13 +89,35 @@ def compose_values(conf: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
                 composed = hydra_compose("config", overrides=chosen)
             OmegaConf.set_struct(composed, False)
             for key, value in values:
-                OmegaConf.update(composed, key, yaml.safe_load(value), merge=False, force_add=True)
+                if key:
+                    OmegaConf.update(composed, key, yaml.safe_load(value), merge=False, force_add=True)
+                else:
+                    composed.merge_with(_read(Path(value)))
             container = OmegaConf.to_container(composed, resolve=True)
         except (HydraException, OmegaConfBaseException, yaml.YAMLError, KeyError, IndexError, ValueError) as error:
             message = " ".join(str(error).split()).replace(str(copied), str(conf))
             raise InkwellError(f"{conf.name}/ does not compose: {message}.") from error
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
+
+
+def _is_yaml(name: str) -> bool:
+    return Path(name).suffix in (".yaml", ".yml")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """What a file of parameters says; InkwellError naming it where it cannot be read."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InkwellError(f"{file} cannot be read as YAML: {' '.join(str(error).split())}.") from error
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise InkwellError(f"{file} holds no parameters: write `section: {{key: value}}`, as in params.yaml.")
+    return {str(key): value for key, value in found.items()}
 
 
 def _put_at_the_top(file: Path, shown: Path) -> None:
@@ -291,7 +318,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "overrides",
         nargs="*",
-        metavar="group=name | section.key=value",
+        metavar="group=name | section.key=value | FILE.yaml",
         help="for instance corpus=tang size=laptop pretrain.steps=100",
     )
     parser.add_argument(

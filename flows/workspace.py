@@ -4,7 +4,8 @@
     python -m flows.run --workspace .smoke
 
 The code is copied in, so that DVC's hashes, cache, metrics and lock are the workspace's own. The same command again
-refreshes code and parameters and keeps caches and outputs: only what changed runs again.
+refreshes code and parameters and keeps caches and outputs: only what changed runs again. What was changed in its params.yaml by
+hand is composed anew and told by name; to keep it, put it into a file that is named behind the groups (`... size=smoke mine.yaml`).
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from components.errors import InkwellError
 from flows.parameters import ROOT, command_line, compose, render
@@ -37,6 +39,7 @@ _SETTINGS = {
     "cache.type": "reflink,copy",  # a hard link written in place would corrupt the cache silently
     "plots.html_template": "../conf/dvc-plots/page.html",  # DVC's own page asks other hosts for its scripts
 }
+_NAMED = 10  # parameters that are named; the rest are counted
 _LEFT_OUT = {"__pycache__", ".mypy_cache", ".ruff_cache", ".DS_Store"}
 
 
@@ -78,6 +81,29 @@ def make_workspace(folder: Path, overrides: Sequence[str] = (), source: Path = R
     if not (folder / ".dvc" / "config").exists():
         _initialise(folder)
     return written
+
+
+def differing(before: Mapping[str, Any], after: Mapping[str, Any], above: str = "") -> list[str]:
+    """Names of the parameters whose values are not the same in both: "clean.denied", "pretrain.steps"."""
+    found: list[str] = []
+    for name in dict.fromkeys([*before, *after]):
+        one, other = before.get(name), after.get(name)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            found += differing(one, other, f"{above}{name}.")
+        elif one != other:
+            found.append(f"{above}{name}")
+    return found
+
+
+def _values(path: Path) -> Mapping[str, Any]:
+    """What stands in params.yaml; nothing where there is none, or none that can be read."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, Mapping) else {}
 
 
 def _mirror(origin: Path, target: Path) -> list[Path]:
@@ -137,14 +163,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.workspace", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=Path, help="where the workspace is, or will be")
     parser.add_argument(
-        "overrides", nargs="*", metavar="group=name | section.key=value", help="its parameters, as in flows.parameters"
+        "overrides",
+        nargs="*",
+        metavar="group=name | section.key=value | FILE.yaml",
+        help="its parameters, as in flows.parameters",
     )
     arguments = parser.parse_intermixed_args(argv)
+    parameters = arguments.folder / "params.yaml"
+    before = _values(parameters)
     try:
         written = make_workspace(arguments.folder, arguments.overrides)
     except InkwellError as error:
         print(f"workspace: {error}", file=sys.stderr)
         return 2
+    changed = differing(before, _values(parameters)) if before else []
+    if changed:
+        more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
+        print(f"{parameters} is composed anew; other than what stood there: {', '.join(changed[:_NAMED])}{more}.")
     print(
         f"{arguments.folder}: {len(written)} files written; `python -m flows.run --workspace {arguments.folder}` runs it."
     )

@@ -53,6 +53,42 @@ def test_an_own_corpus_takes_three_lines(tmp_path: Path) -> None:
     assert composed.clean.template == "{text}"
 
 
+def test_a_file_of_parameters_goes_over_the_groups_and_what_stands_behind_it_over_the_file(tmp_path: Path) -> None:
+    ours = tmp_path / "ours.yaml"
+    ours.write_text("clean: {denied: [tang-000017]}\npretrain:\n  steps: 7\nnotifications: {slack: 'env:HOOK'}\n")
+    composed = compose(CONF, ["corpus=tang", "size=smoke", str(ours)])
+    assert composed.clean.denied == ["tang-000017"]
+    assert composed.pretrain.steps == 7
+    assert composed.notifications.slack == "env:HOOK"
+    smoke = compose(CONF, ["corpus=tang", "size=smoke"])
+    assert composed.pretrain.layers == smoke.pretrain.layers
+    assert composed.clean.model_copy(update={"denied": []}) == smoke.clean
+    assert compose(CONF, [str(ours), "pretrain.steps=8", "size=smoke"]).pretrain.steps == 8
+    ours.write_text("# nothing yet\n")
+    assert compose(CONF, ["corpus=tang", "size=smoke", str(ours)]) == smoke
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("clean: [unclosed", "ours.yaml cannot be read as YAML"),
+        ("- clean", "ours.yaml holds no parameters"),
+        ("clean: {denid: []}", "did you mean 'denied'"),
+        (None, "ours.yaml cannot be read as YAML"),
+    ],
+)
+def test_a_mistake_in_a_file_of_parameters_is_one_sentence(
+    text: str | None, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = tmp_path / "ours.yaml"
+    if text is not None:
+        ours.write_text(text)
+    assert main(["size=smoke", str(ours), "--output", str(tmp_path / "params.yaml")]) == 2
+    message = capsys.readouterr().err
+    assert words in message
+    assert message.count("\n") == 1
+
+
 def test_values_are_yaml_and_reach_into_lists() -> None:
     composed = compose(
         CONF,

@@ -12,7 +12,7 @@ import yaml
 from components.configuration import load
 from components.errors import InkwellError
 from flows.parameters import ROOT
-from flows.workspace import COPIED, make_workspace
+from flows.workspace import COPIED, main, make_workspace
 
 
 def test_a_workspace_is_complete_and_made_again_only_where_something_changed(tmp_path: Path) -> None:
@@ -37,6 +37,28 @@ def test_a_workspace_is_complete_and_made_again_only_where_something_changed(tmp
         [sys.executable, "-m", "dvc", "stage", "list"], cwd=folder, capture_output=True, text=True, check=True
     )
     assert "pretrain" in status.stdout
+
+
+def test_what_was_changed_by_hand_is_told_and_a_file_of_parameters_keeps_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, ours = tmp_path / "ws", tmp_path / "ours.yaml"
+    command = [str(folder), "corpus=tang", "size=smoke"]
+    assert main(command) == 0
+    assert "composed anew" not in capsys.readouterr().out
+    parameters = folder / "params.yaml"
+    by_hand = parameters.read_text(encoding="utf-8").replace("\n  denied: []", "\n  denied: [tang-000017]")
+    parameters.write_text(by_hand, encoding="utf-8")
+    assert load(parameters).clean.denied == ["tang-000017"]
+    assert main(command) == 0
+    assert "other than what stood there: clean.denied.\n" in capsys.readouterr().out
+    assert load(parameters).clean.denied == []
+    # What has to stay stands in a file of its own.
+    ours.write_text("clean: {denied: [tang-000017]}\n", encoding="utf-8")
+    for told in (True, False):
+        assert main([*command, str(ours)]) == 0
+        assert ("clean.denied" in capsys.readouterr().out) == told
+        assert load(parameters).clean.denied == ["tang-000017"]
 
 
 def test_relative_paths_of_the_corpus_are_found_from_the_workspace(

@@ -125,6 +125,11 @@ def test_volumes_are_named_and_files_of_the_host_read_only() -> None:
             assert target.startswith("/")
 
 
+@pytest.mark.parametrize("name", ["worker", "worker-gpu"])
+def test_workers_take_variables_from_a_file_that_need_not_be_there(name: str) -> None:
+    assert services()[name]["env_file"] == [{"path": "./worker.env", "required": False}]
+
+
 def test_nothing_is_generated_into_a_read_only_container() -> None:
     # Compose copies a config with `content`, or a secret from the environment, into the container's file system, and cannot
     # where that is read-only (docker/compose#12031). Files that are mounted are fine.

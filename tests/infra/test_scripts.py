@@ -45,8 +45,9 @@ def test_configure_fills_every_secret_and_never_twice(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [".env"]
 
 
-def test_env_file_is_ignored_by_git() -> None:
-    done = subprocess.run(["git", "check-ignore", "-q", "infra/.env"], cwd=INFRA.parent, check=False)
+@pytest.mark.parametrize("path", ["infra/.env", "infra/worker.env", "backups/2026-01-31T020000Z/database-prefect.dump"])
+def test_what_holds_secrets_is_ignored_by_git(path: str) -> None:
+    done = subprocess.run(["git", "check-ignore", "--no-index", "-q", path], cwd=INFRA.parent, check=False)
     assert done.returncode == 0
 
 
