@@ -134,6 +134,14 @@ def _json_template(values: Mapping[str, str]) -> str:
     return "".join(sets) + "{" + ", ".join(pairs) + "}"
 
 
+def deployed(client: SyncPrefectClient) -> list[UUID]:
+    """The deployments of our flows on the server, whichever pools they are for."""
+    from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+
+    found = client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=list(FLOWS))))
+    return [deployment.id for deployment in found]
+
+
 def automations(deployments: Sequence[UUID], blocks: Mapping[str, UUID]) -> list[AutomationCore]:
     """What happens for runs that die silently, and for those of `deployments` that run late, fail or crash.
 

@@ -3,6 +3,7 @@
     python -m flows.deploy                               the pool `inkwell`, of processes where its worker runs
     python -m flows.deploy --pool inkwell-kubernetes     a pool of jobs, made from infra/pools/kubernetes.json
     python -m flows.deploy --pool night --type docker    a pool of any name
+    python -m flows.deploy --pool inkwell-gpu --suffix gpu    deployments beside the others: pipeline-gpu, ...
 
 Then start a worker: `prefect worker start --pool inkwell`. PREFECT_API_URL says where the server is.
 Exit status: 0 done, 2 something to mend.
@@ -13,8 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,16 +27,18 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 POOL = "inkwell"
-DEPLOYMENTS = ("inkwell-pipeline/pipeline", "inkwell-retrain/retrain", "inkwell-promote/promote")
 # Where the workspace lies in a container of ours: INKWELL_WORKSPACE of infra/docker/Dockerfile.
 CONTAINER_HOME = "/work/inkwell"
 _PATIENCE = 300.0  # seconds for `prefect deploy`, which takes ten
+# In a pool's template: a variable of a run that a Secret block on the server holds
+_SECRET = re.compile(r"^\{\{ *prefect\.blocks\.secret\.([a-z0-9-]+) *\}\}$")
 
 
-def deploy(workspace: Path, pool: str = POOL, kind: str | None = None) -> list[str]:
+def deploy(workspace: Path, pool: str = POOL, kind: str | None = None, suffix: str = "") -> list[str]:
     """Create or refresh everything; what was done, in sentences. `kind`: "process", "docker" or "kubernetes".
 
-    Raises InkwellError when no server answers, a pool's template lacks, or Prefect refuses.
+    With a `suffix` the deployments are others beside those without it: one server, several pools. Raises InkwellError when no server
+    answers, a pool's template lacks, or Prefect refuses.
     """
     from flows.pipeline import set_environment
 
@@ -45,7 +49,7 @@ def deploy(workspace: Path, pool: str = POOL, kind: str | None = None) -> list[s
 
     from components.configuration import load
     from components.fetching.locations import public
-    from flows.automations import automations, keep_addresses, keep_automations
+    from flows.automations import automations, deployed, keep_addresses, keep_automations
 
     address = PREFECT_API_URL.value()
     if not address:
@@ -63,13 +67,15 @@ def deploy(workspace: Path, pool: str = POOL, kind: str | None = None) -> list[s
             raise InkwellError(f"no Prefect server answers at {public(address)}: start it, or mend PREFECT_API_URL.")
         try:
             found = _pool(client, pool, kind, workspace)
-            said = [f"pool {pool}: {found['told']}", _limits(client, limits)]
-            _deployments(_home(workspace, found["kind"]), pool)
-            said.append("deployments: pipeline, retrain (its schedule is paused until you resume it), promote")
+            said = [f"pool {pool}: {found['told']}", *_secrets(client, pool), _limits(client, limits)]
+            ending = f"-{suffix}" if suffix else ""
+            _deployments(_home(workspace, found["kind"]), pool, ending)
+            said.append(
+                f"deployments: pipeline{ending}, retrain{ending} (its schedule is paused until you resume it), promote{ending}"
+            )
             blocks, unkept = keep_addresses(client, notifications)
-            told_of = [client.read_deployment_by_name(name).id for name in DEPLOYMENTS]
             heard = blocks if "failed" in notifications.events else {}
-            said += [*unkept, *keep_automations(client, automations(told_of, heard))]
+            said += [*unkept, *keep_automations(client, automations(deployed(client), heard))]
             said.append(
                 f"the server tells of late, failed and crashed runs by: {', '.join(heard) or 'nothing (notifications in params.yaml)'}"
             )
@@ -123,6 +129,36 @@ def _pool(client: SyncPrefectClient, name: str, kind: str | None, workspace: Pat
     return {"kind": str(there), "told": f"there already ({there})"}
 
 
+def _secrets(client: SyncPrefectClient, pool: str) -> list[str]:
+    """What became of the Secret blocks that runs of the pool need, in sentences; each is filled from the variable it stands for."""
+    from prefect.blocks.system import Secret
+    from prefect.exceptions import ObjectNotFound
+
+    said = []
+    for variable, block in blocks_of(client.read_work_pool(pool).base_job_template).items():
+        value = os.environ.get(variable)
+        if value:
+            Secret(value=value).save(block, overwrite=True)
+            said.append(f"block {block}: holds {variable}")
+            continue
+        try:
+            client.read_block_document_by_name(block, "secret", include_secrets=False)
+            said.append(f"block {block}: there already")
+        except ObjectNotFound:
+            said.append(
+                f"block {block}: is not there, and no run of this pool starts without it: set {variable} and deploy again"
+            )
+    return said
+
+
+def blocks_of(template: Mapping[str, Any]) -> dict[str, str]:
+    """{variable: Secret block that holds it} of a base job template's environment."""
+    properties = template.get("variables", {}).get("properties", {})
+    environment = properties.get("env", {}).get("default") or {}
+    found = {name: _SECRET.match(str(value)) for name, value in environment.items()}
+    return {name: match[1] for name, match in found.items() if match}
+
+
 def _home(workspace: Path, kind: str) -> str:
     """The folder in which runs work: this workspace for processes, the image's for containers; INKWELL_HOME goes first."""
     return os.environ.get("INKWELL_HOME") or (str(workspace.resolve()) if kind == "process" else CONTAINER_HOME)
@@ -150,10 +186,10 @@ def _limits(client: SyncPrefectClient, names: Sequence[str]) -> str:
     return f"limits: {', '.join(names) or 'none'}" + (f" (made: {', '.join(made)})" if made else "")
 
 
-def _deployments(home: str, pool: str) -> None:
+def _deployments(home: str, pool: str, ending: str) -> None:
     from flows.processes import Command, environment
 
-    variables = {"INKWELL_HOME": home, "INKWELL_POOL": pool}
+    variables = {"INKWELL_HOME": home, "INKWELL_POOL": pool, "INKWELL_ENDING": ending}
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     command += ["--prefect-file", str(ROOT / "prefect.yaml")]
     with Command(command, ROOT, {**environment(), **variables}, together=True) as prefect:
@@ -176,12 +212,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         dest="kind",
         help="process, docker, kubernetes: what a new pool runs (default: the last word of its name, else process)",
     )
+    parser.add_argument(
+        "--suffix",
+        default="",
+        help="deployments of their own beside the others, for another pool: `gpu` makes pipeline-gpu, retrain-gpu, promote-gpu",
+    )
     arguments = parser.parse_args(argv)
     try:
         from flows.processes import terminating
 
+        if not re.fullmatch(r"[a-z0-9-]*", arguments.suffix):
+            raise InkwellError(f"--suffix {arguments.suffix!r}: write it in small letters, digits and hyphens.")
         with terminating():
-            for line in deploy(arguments.workspace, arguments.pool, arguments.kind):
+            for line in deploy(arguments.workspace, arguments.pool, arguments.kind, arguments.suffix):
                 print(line)
     except InkwellError as error:
         print(f"deploy: {error}", file=sys.stderr)

@@ -21,7 +21,7 @@ import yaml
 from components.configuration import parse
 from components.errors import InkwellError
 from flows.automations import keep_addresses
-from flows.deploy import CONTAINER_HOME, POOL, ROOT, concurrency_keys, deploy, main, pool_types, type_of
+from flows.deploy import CONTAINER_HOME, POOL, ROOT, blocks_of, concurrency_keys, deploy, main, pool_types, type_of
 from flows.processes import environment
 
 SECRET = "planted-19c04e7b"
@@ -289,6 +289,51 @@ def test_a_pool_of_containers_is_made_from_its_template(at_server: str, small: P
         deploy(small, pool, "process")
 
 
+@pytest.mark.timeout(600)
+def test_blocks_that_the_runs_of_a_pool_need_are_filled_from_the_variables_they_stand_for(
+    at_server: str, server: tuple[str, Path], small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.blocks.system import Secret
+
+    wanted = {"AWS_SECRET_ACCESS_KEY": "inkwell-s3-worker", "MLFLOW_TRACKING_PASSWORD": "inkwell-mlflow"}
+    template = json.loads((ROOT / "infra" / "pools" / "docker.json").read_text())
+    assert blocks_of(template) == wanted
+    assert blocks_of(json.loads((ROOT / "infra" / "pools" / "kubernetes.json").read_text())) == {}
+    for variable in wanted:
+        monkeypatch.delenv(variable, raising=False)
+    said = deploy(small, "blocks-docker")
+    for variable, block in wanted.items():
+        assert any(line.startswith(f"block {block}: is not there") and f"set {variable}" in line for line in said)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"{SECRET}-s3")
+    said = deploy(small, "blocks-docker")
+    assert "block inkwell-s3-worker: holds AWS_SECRET_ACCESS_KEY" in said
+    assert Secret.load("inkwell-s3-worker").get() == f"{SECRET}-s3"
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    said = deploy(small, "blocks-docker")
+    assert "block inkwell-s3-worker: there already" in said
+    assert any(line.startswith("block inkwell-mlflow: is not there") for line in said)
+    assert SECRET not in "\n".join(said)
+    _, home = server
+    assert [path.name for path in home.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()] == []
+
+
+@pytest.mark.timeout(600)
+def test_a_second_pool_has_deployments_beside_the_first_ones(at_server: str, small: Path) -> None:
+    from prefect.client.orchestration import get_client
+
+    deploy(small)
+    deploy(small, "inkwell-gpu", suffix="gpu")
+    with get_client(sync_client=True) as client:
+        for name, pool in (("pipeline", POOL), ("pipeline-gpu", "inkwell-gpu")):
+            deployment = client.read_deployment_by_name(f"inkwell-pipeline/{name}")
+            assert deployment.work_pool_name == pool
+            # the server tells of both
+            [failing] = client.read_automations_by_name("inkwell-failing")
+            assert str(deployment.id) in failing.model_dump_json()
+        assert client.read_deployment_by_name("inkwell-retrain/retrain-gpu").work_pool_name == "inkwell-gpu"
+        assert client.read_work_pool("inkwell-gpu").type == "process"
+
+
 def test_the_images_have_their_workspace_where_deployments_look_for_it() -> None:
     for name in ("Dockerfile", "Dockerfile.cuda"):
         assert f"INKWELL_WORKSPACE={CONTAINER_HOME}" in (ROOT / "infra" / "docker" / name).read_text()
@@ -305,9 +350,22 @@ def test_the_limits_are_those_that_stages_wait_for() -> None:
     assert concurrency_keys(ROOT) == ["training"]
 
 
-def test_without_a_server_there_is_one_sentence(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_suffix_that_is_no_name_is_refused(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--workspace", str(small), "--suffix", "the GPU"]) == 2
+    assert "--suffix 'the GPU'" in capsys.readouterr().err
+
+
+def test_without_a_server_there_is_one_sentence(
+    small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        assert main(["--workspace", str(small)]) == 2
+    said = capsys.readouterr().err
+    assert "start one (`python -m flows.server`)" in said  # which is guarded
+    assert said.count("\n") == 1
     with temporary_settings({PREFECT_API_URL: "http://robot:planted@127.0.0.1:9/api"}):
         assert main(["--workspace", str(small)]) == 2
     said = capsys.readouterr().err

@@ -8,20 +8,24 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
 import boto3
 import pytest
+import yaml
 from moto.server import ThreadedMotoServer
 
 from components.launch.processes import free_port
 from tests.infra.reading import INFRA, ROOT, dotenv, interpolated, tool
 from tests.infra.servers import postgres, running, status
 from tests.infra.test_gate import moved
+from tests.tiny_corpus import poems
 
 # What has to appear nowhere: each secret is a word of its own.
 SECRETS = {
@@ -76,7 +80,8 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         client = boto3.client(
             "s3", endpoint_url=address, aws_access_key_id="a", aws_secret_access_key="b", region_name="us-east-1"
         )
-        client.create_bucket(Bucket="inkwell-mlflow")
+        for bucket in ("inkwell-mlflow", "inkwell-dvc"):
+            client.create_bucket(Bucket=bucket)
         admin = stack.enter_context(postgres(SECRETS["POSTGRES_PASSWORD"]))
         subprocess.run(
             ["bash", str(INFRA / "postgres/create-databases.sh")], env={**os.environ, **admin, **SECRETS}, check=True
@@ -84,7 +89,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 
         def outside(text: str) -> str:
             text = text.replace("postgres:5432", f"127.0.0.1:{admin['PGPORT']}").replace("http://s3:8333", address)
-            return re.sub(r"^/tmp\b", str(folder), text)
+            return re.sub(r"^/(tmp|work)\b", str(folder), text)  # what is a volume or memory in the container
 
         settings = folder / "basic_auth.ini"
         settings.write_text(outside((INFRA / "mlflow/basic_auth.ini").read_text(encoding="utf-8")), encoding="utf-8")
@@ -170,37 +175,92 @@ def test_pools_are_made_from_the_templates(servers: Servers) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_worker_starts_and_is_healthy(servers: Servers, tmp_path: Path) -> None:
-    port = free_port()
-    environment = {
+def as_worker(servers: Servers, volume: Path) -> dict[str, str]:
+    """The environment of Compose's worker, with `volume` in place of /work."""
+    return {
         **as_client(servers),
         "PYTHONPATH": str(ROOT),
-        "HOME": str(tmp_path / "home"),
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
-        "PREFECT_HOME": str(tmp_path / "prefect"),
-        "INKWELL_WORKSPACE": str(tmp_path / "inkwell"),
+        "HOME": str(volume / "home"),
+        "XDG_CACHE_HOME": str(volume / "cache"),
+        "PREFECT_HOME": str(volume / "prefect"),
+        "DVC_SITE_CACHE_DIR": str(volume / "cache/dvc"),
+        "INKWELL_WORKSPACE": str(volume / "inkwell"),
         "INKWELL_PARAMETERS": f"corpus=tang size=smoke tracking.uri={servers.mlflow}",
+        "INKWELL_PARAMETERS_FILE": str(volume / "parameters.yaml"),
         "INKWELL_DVC_REMOTE": "s3://inkwell-dvc",
         "INKWELL_WORK_POOL": "inkwell",
         "AWS_ENDPOINT_URL": servers.store,
+        "AWS_ACCESS_KEY_ID": "inkwell-worker",
+        "AWS_SECRET_ACCESS_KEY": SECRETS["S3_WORKER_SECRET_KEY"],
+        "AWS_DEFAULT_REGION": "us-east-1",
         "PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1",
-        "PREFECT_WORKER_WEBSERVER_PORT": str(port),
+        "PREFECT_WORKER_WEBSERVER_PORT": str(free_port()),
     }
-    health = f"http://127.0.0.1:{port}/health"
+
+
+def worker(servers: Servers, environment: dict[str, str], volume: Path) -> AbstractContextManager[Path]:
+    """Compose's worker, started as in its container; gives the file with what it says."""
+    health = f"http://127.0.0.1:{environment['PREFECT_WORKER_WEBSERVER_PORT']}/health"
     pool = f"{servers.prefect}/api/work_pools/inkwell"
     header = basic(*SECRETS["PREFECT_AUTH_STRING"].split(":"))
 
     def ready() -> bool:
         return status(health) == 200 and status(pool, header) == 200
 
-    with running(["bash", INFRA / "docker/worker.sh"], ready, tmp_path, environment, seconds=180):
-        with urlopen(Request(pool, headers=header), timeout=10) as answer:
-            made = json.loads(answer.read())
+    return running(["bash", INFRA / "docker/worker.sh"], ready, volume, environment, seconds=180)
+
+
+def asked(servers: Servers, path: str) -> Any:
+    """What Prefect's API answers."""
+    header = basic(*SECRETS["PREFECT_AUTH_STRING"].split(":"))
+    with urlopen(Request(f"{servers.prefect}/api/{path}", headers=header), timeout=10) as answer:
+        return json.loads(answer.read())
+
+
+def test_a_worker_starts_and_is_healthy(servers: Servers, tmp_path: Path) -> None:
+    with worker(servers, as_worker(servers, tmp_path), tmp_path):
+        made = asked(servers, "work_pools/inkwell")
         template = json.loads((INFRA / "pools/process.json").read_text(encoding="utf-8"))
         assert made["type"] == "process"
         assert made["base_job_template"] == template
     assert f"uri: {servers.mlflow}" in (tmp_path / "inkwell/params.yaml").read_text(encoding="utf-8")
     assert "url = s3://inkwell-dvc" in (tmp_path / "inkwell/.dvc/config").read_text(encoding="utf-8")
+
+
+@pytest.mark.timeout(900)
+def test_the_worker_runs_what_the_page_deploys(servers: Servers, tmp_path: Path) -> None:
+    """The command of docs/infra.md, in the worker's container: runs work in a folder that this worker can enter."""
+    page = (ROOT / "docs/infra.md").read_text(encoding="utf-8")
+    (command,) = re.findall(
+        r"^docker compose -f infra/compose.yaml exec worker (python -m flows.deploy [^#\n]*)", page, re.M
+    )
+    assert command.split()[-2:] == ["--workspace", "/work/inkwell"]
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps(poem, ensure_ascii=False) + "\n" for poem in poems(60)), encoding="utf-8")
+    source = {"name": "tiny", "kind": "path", "location": str(corpus), "format": "jsonl", "text_field": "paragraphs"}
+    (tmp_path / "parameters.yaml").write_text(yaml.safe_dump({"ingest": {"sources": [source]}}), encoding="utf-8")
+    environment = as_worker(servers, tmp_path)
+
+    def said(*words: str) -> str:
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    with worker(servers, environment, tmp_path) as log:
+        said(*command.replace("/work/", f"{tmp_path}/").split())
+        deployment = asked(servers, "deployments/name/inkwell-pipeline/pipeline")
+        assert deployment["work_pool_name"] == "inkwell"
+        told = said(
+            "prefect", "--no-prompt", "deployment", "run", "inkwell-pipeline/pipeline", "--param", 'targets=["ingest"]'
+        )
+        run = re.search(r"UUID: ([0-9a-f-]{36})", told)
+        assert run, told
+        deadline = time.monotonic() + 600
+        while (state := asked(servers, f"flow_runs/{run[1]}")["state_type"]) in ("SCHEDULED", "PENDING", "RUNNING"):
+            assert time.monotonic() < deadline, log.read_text(encoding="utf-8", errors="replace")
+            time.sleep(1)
+        assert state == "COMPLETED", log.read_text(encoding="utf-8", errors="replace")
+    assert list((tmp_path / "inkwell/data/raw").glob("*.parquet"))
 
 
 def test_a_run_and_its_artifact_arrive(servers: Servers, tmp_path: Path) -> None:
