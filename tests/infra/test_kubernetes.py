@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -52,6 +53,27 @@ def test_nothing_may_come_in_unless_it_is_said() -> None:
     # The store's other ports do not ask who is there.
     (rule,) = policies["store"]["ingress"]
     assert [port["port"] for port in rule["ports"]] == [8333]
+
+
+def test_the_pages_are_opened_through_a_gate_that_reaches_them() -> None:
+    found = {entry["kind"]: entry for entry in documents(FOLDER / "gate.yaml")}
+    template = found["Deployment"]["spec"]["template"]
+    label = template["metadata"]["labels"]
+    assert found["Deployment"]["spec"]["selector"]["matchLabels"] == found["Service"]["spec"]["selector"] == label
+    (container,) = template["spec"]["containers"]
+    assert container["image"] == services()["gate"]["image"]
+    (volume,) = template["spec"]["volumes"]
+    assert volume["configMap"]["name"] == found["ConfigMap"]["metadata"]["name"]
+    policies = {e["metadata"]["name"]: e["spec"] for e in documents(FOLDER / "network-policies.yaml")}
+    for name in ("prefect-server", "mlflow"):
+        let_in = [one["podSelector"]["matchLabels"] for rule in policies[name]["ingress"] for one in rule["from"]]
+        assert label in let_in, name
+    # Whoever reads how the pages are opened is not sent past it.
+    texts = [path.read_text(encoding="utf-8") for path in (*VALUES, *MANIFESTS, INFRA.parent / "docs/infra.md")]
+    forwarded = {
+        word for text in texts for word in re.findall(r"port-forward (?:-n inkwell )?service/(\w[\w-]*)", text)
+    }
+    assert forwarded == {"gate"}
 
 
 def secret_names(value: Any) -> set[str]:
