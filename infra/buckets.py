@@ -3,7 +3,8 @@
     python buckets.py create NAME ...
     python buckets.py count NAME                 objects in it
     python buckets.py download NAME > NAME.tar
-    python buckets.py upload NAME < NAME.tar     --replace: also delete what is not in the file
+    python buckets.py upload NAME < NAME.tar     --replace: also into a bucket that holds something
+    python buckets.py prune NAME < NAME.tar      delete what is not in the file
 
 A tar file on standard output and no folder: a key may be anything, a path may not. Store and account come from boto3's
 usual variables (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION).
@@ -71,26 +72,40 @@ def download(client: Any, name: str, target: IO[bytes]) -> int:
 
 
 def upload(client: Any, name: str, source: IO[bytes], replace: bool = False) -> int:
-    """Put all entries of a tar stream into a bucket, which has to be empty unless `replace`, and return their number."""
+    """Put all entries of a tar stream into a bucket, which has to be empty unless `replace`, and return their number.
+
+    What else the bucket holds stays: see `prune`.
+    """
     create(client, [name])
-    before = set(keys(client, name))
+    before = sum(1 for _ in keys(client, name))
     if before and not replace:
-        raise BucketError(f"{name} holds {len(before)} objects: name --replace to overwrite them.")
-    written = set()
+        raise BucketError(f"{name} holds {before} objects: name --replace to write over them.")
+    count = 0
     with tarfile.open(fileobj=source, mode="r|") as archive:
         for entry in archive:
-            key = entry.pax_headers.get("path", entry.name)
             headers = json.loads(entry.pax_headers.get(_HEADERS, "{}"))
             extra = {header: value for header, value in headers.items() if value}
             body = archive.extractfile(entry) if entry.isreg() else None
             if body is None:
-                raise BucketError(f"{key!r} is no file: this archive was not written by this program.")
-            client.upload_fileobj(_Forward(body), name, key, ExtraArgs=extra)
-            written.add(key)
+                raise BucketError(f"{_key(entry)!r} is no file: this archive was not written by this program.")
+            client.upload_fileobj(_Forward(body), name, _key(entry), ExtraArgs=extra)
+            count += 1
+    return count
+
+
+def prune(client: Any, name: str, source: IO[bytes]) -> int:
+    """Delete the objects of a bucket that are no entries of a tar stream, and return their number."""
+    with tarfile.open(fileobj=source, mode="r|") as archive:
+        kept = {_key(entry) for entry in archive}
     # Only now, so that a broken archive deletes nothing.
-    for key in before - written:
+    surplus = [key for key in keys(client, name) if key not in kept]
+    for key in surplus:
         client.delete_object(Bucket=name, Key=key)
-    return len(written)
+    return len(surplus)
+
+
+def _key(entry: tarfile.TarInfo) -> str:
+    return entry.pax_headers.get("path", entry.name)
 
 
 def connect() -> Any:
@@ -107,9 +122,9 @@ def connect() -> Any:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="buckets.py", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("action", choices=("create", "count", "download", "upload"))
+    parser.add_argument("action", choices=("create", "count", "download", "upload", "prune"))
     parser.add_argument("names", nargs="+", metavar="NAME")
-    parser.add_argument("--replace", action="store_true", help="upload: overwrite, and delete what is not in the file")
+    parser.add_argument("--replace", action="store_true", help="upload: also into a bucket that holds something")
     arguments = parser.parse_args(argv)
     if arguments.action != "create" and len(arguments.names) > 1:
         parser.error(f"{arguments.action} takes one bucket.")
@@ -122,6 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(sum(1 for _ in keys(client, name)))
         elif arguments.action == "download":
             print(f"{name}: {download(client, name, sys.stdout.buffer)} objects", file=sys.stderr)
+        elif arguments.action == "prune":
+            print(f"{name}: {prune(client, name, sys.stdin.buffer)} objects deleted", file=sys.stderr)
         else:
             count = upload(client, name, sys.stdin.buffer, arguments.replace)
             print(f"{name}: {count} objects", file=sys.stderr)

@@ -4,10 +4,11 @@
 #     infra/restore.sh [--compose] [--replace] FOLDER/2026-01-31T020000Z
 #
 # All sums are checked before anything is touched, and so is every target: one that holds something is refused, unless
-# --replace says that it is to be overwritten. Each database is restored in one transaction: it is the old one or the new one.
+# --replace says that it is to be overwritten. Each database is restored in one transaction: it is the old one or the new one. Objects that
+# the backup does not know are deleted last, when every database is the new one.
 # Databases and their owners have to exist (postgres/create-databases.sh), and Prefect and MLflow have to be stopped:
 #
-#     docker compose -f infra/compose.yaml stop prefect mlflow worker
+#     docker compose -f infra/compose.yaml --profile gpu stop prefect mlflow worker worker-gpu
 #
 # The environment is that of backup.sh; PGUSER has to be an administrator.
 set -euo pipefail
@@ -89,7 +90,8 @@ for file in "${archives[@]}"; do
     fi
 done
 
-# Buckets first, the other way round than backup.sh: a database never speaks of an object that is not there yet.
+# Buckets first, the other way round than backup.sh, and what is in them stays: neither the new database nor an old one that could not be
+# replaced speaks of an object that is not there.
 for file in "${archives[@]}"; do
     name="$(basename "$file" .tar)" name="${name#bucket-}"
     buckets upload "$name" ${replace:+--replace} <"$file"
@@ -111,3 +113,9 @@ for file in "${dumps[@]}"; do
     rm -f "$statements"
     echo "database $name" >&2
 done
+if [ -n "$replace" ]; then
+    for file in "${archives[@]}"; do
+        name="$(basename "$file" .tar)" name="${name#bucket-}"
+        buckets prune "$name" <"$file"
+    done
+fi

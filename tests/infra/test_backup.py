@@ -254,13 +254,17 @@ def test_a_restore_that_fails_leaves_the_old_database(filled: dict[str, str], sa
     query(filled, "postgres", "CREATE ROLE passing")
     query(filled, "mlflow", "CREATE TABLE foreign_one (id int); ALTER TABLE foreign_one OWNER TO passing")
     target = saved.parent / "second"
-    run({**filled, "INKWELL_BUCKETS": "", "INKWELL_DATABASES": "mlflow"}, "backup.sh", target)
+    run({**filled, "INKWELL_BUCKETS": "inkwell-mlflow", "INKWELL_DATABASES": "mlflow"}, "backup.sh", target)
     query(filled, "mlflow", "DROP TABLE foreign_one; INSERT INTO mlflow_runs VALUES (1001)")
     query(filled, "postgres", "DROP ROLE passing")
+    # the artifact of the run that only the old database knows
+    client(filled).put_object(Bucket="inkwell-mlflow", Key="mlflow/1001/model", Body=b"newer")
     (folder,) = target.iterdir()
     run(filled, "restore.sh", "--replace", folder, status=3)
     assert query(filled, "mlflow", "SELECT count(*) FROM mlflow_runs") == "1001"
+    assert set(contents(filled, "inkwell-mlflow")) == {*KEYS, "mlflow/1001/model"}
     query(filled, "mlflow", "DELETE FROM mlflow_runs WHERE id = 1001")
+    client(filled).delete_object(Bucket="inkwell-mlflow", Key="mlflow/1001/model")
 
 
 def test_buckets_refuses_an_archive_of_something_else(filled: dict[str, str]) -> None:
