@@ -191,3 +191,11 @@ def test_options_of_the_job_leave_resources_to_the_caller() -> None:
     assert set_here == {"--job-name", "--ntasks", "--signal", "--no-requeue", "--open-mode"}
     # Slurm reads no #SBATCH line behind the first command.
     assert text.rindex("\n#SBATCH") < text.index("\nset -euo pipefail")
+
+
+def test_the_log_of_pretraining_goes_to_a_folder_that_is_there() -> None:
+    text = (SLURM / "pretrain.sbatch").read_text(encoding="utf-8")
+    (output,) = re.findall(r"^#SBATCH --output=(\S+)$", text, re.MULTILINE)
+    assert "/" not in output  # Slurm makes no folders
+    done = subprocess.run(["git", "check-ignore", "-q", output.replace("%j", "41")], cwd=ROOT, check=False)
+    assert done.returncode == 0
