@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shutil
@@ -9,7 +10,8 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NoReturn
 
 import pytest
 import yaml
@@ -22,14 +24,31 @@ COMPOSE = INFRA / "compose.yaml"
 VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::(?P<how>[-?])(?P<rest>[^${}]*))?\}")
 
 
-def tool(name: str) -> str:
-    """The path of a linter or server; the test is skipped where it is not installed."""
+def missing(name: str) -> NoReturn:
+    """What a test needs is not installed: it is skipped, and in CI (.ci/run) it fails, so that nothing passes for tested that was not."""
+    if os.environ.get("INKWELL_CI"):
+        pytest.fail(f"{name} is not installed, and CI does not do without it", pytrace=False)
+    pytest.skip(f"{name} is not installed")
+
+
+def package(name: str) -> ModuleType:
+    """An imported package; where there is none, as `missing` says."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        missing(name)
+
+
+def installed(name: str) -> str | None:
+    """The path of a linter or server, if there is one."""
     places = [str(Path(sys.executable).parent), os.environ.get("PATH", ""), "/usr/sbin"]
     places += sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
-    found = shutil.which(name, path=os.pathsep.join(places))
-    if found is None:
-        pytest.skip(f"{name} is not installed")
-    return found
+    return shutil.which(name, path=os.pathsep.join(places))
+
+
+def tool(name: str) -> str:
+    """The path of a linter or server; where there is none, as `missing` says."""
+    return installed(name) or missing(name)
 
 
 def check(*command: str | Path, env: Mapping[str, str] | None = None) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.infra.reading import INFRA, check, services
+from tests.infra.reading import INFRA, check, package, services
 
 FOLDER = INFRA / "kubernetes"
 MANIFESTS = sorted(path for path in FOLDER.glob("*.yaml") if not path.name.endswith(".values.yaml"))
@@ -31,7 +31,7 @@ def values(name: str) -> dict[str, Any]:
 )
 @pytest.mark.parametrize("version", ["1.29", "1.34"])
 def test_schema_of_kubernetes(entry: dict[str, Any], version: str) -> None:
-    validate = pytest.importorskip("kubernetes_validate")
+    validate = package("kubernetes_validate")
     validate.validate(entry, version, strict=True)
 
 

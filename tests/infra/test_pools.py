@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.infra.reading import INFRA, check, services, tool
+from tests.infra.reading import INFRA, check, package, services, tool
 
 POOLS = sorted((INFRA / "pools").glob("*.json"))
 
@@ -86,7 +86,7 @@ def test_secrets_stay_references() -> None:
 
 
 def test_kubernetes_job_is_a_valid_one_without_rights() -> None:
-    validate = pytest.importorskip("kubernetes_validate")
+    validate = package("kubernetes_validate")
     job = rendered("kubernetes", name="smoke", labels={"a": "b"}, command=["prefect", "flow-run", "execute"])
     manifest = job["job_manifest"]
     # The worker turns the map of variables into a list.

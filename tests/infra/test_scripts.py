@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.infra.reading import INFRA, check, dotenv, example, files, tool
+from tests.infra.reading import INFRA, check, dotenv, example, files, package, tool
 
 SCRIPTS = files("*.sh", "*.sbatch")
 
@@ -82,7 +82,7 @@ def test_store_gets_three_accounts_each_with_its_own_bucket(tmp_path: Path) -> N
 
 
 def test_secrets_of_kubernetes_are_random_and_whole() -> None:
-    validate = pytest.importorskip("kubernetes_validate")
+    validate = package("kubernetes_validate")
     first, second = (list(yaml.safe_load_all(check("bash", INFRA / "kubernetes/secrets.sh"))) for _ in range(2))
     for secret in first:
         validate.validate(secret, "1.29", strict=True)

@@ -22,7 +22,7 @@ import yaml
 from moto.server import ThreadedMotoServer
 
 from components.launch.processes import free_port
-from tests.infra.reading import INFRA, ROOT, dotenv, interpolated, tool
+from tests.infra.reading import INFRA, ROOT, dotenv, interpolated, package, tool
 from tests.infra.servers import postgres, running, status
 from tests.infra.test_gate import moved
 from tests.tiny_corpus import poems
@@ -64,8 +64,8 @@ def as_client(servers: Servers) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     """All of them, started with the commands and environments of compose.yaml."""
-    pytest.importorskip("psycopg2")
-    pytest.importorskip("flask_wtf")
+    package("psycopg2")
+    package("flask_wtf")
     haproxy, folder = tool("haproxy"), tmp_path_factory.mktemp("servers")
     ports = {port: free_port() for port in ("8404", "4200", "5000", "8333")}
     behind = {"prefect": free_port(), "mlflow": free_port(), "s3": free_port()}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
+from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
-from tests.infra.reading import ROOT, check, tool
+from tests.infra.reading import ROOT, check, package, tool
 
 WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
 TEXT = WORKFLOW.read_text(encoding="utf-8")
@@ -39,14 +42,15 @@ def test_actions_are_pinned_by_major_version() -> None:
 def test_runs_what_it_should() -> None:
     commands = {name: "\n".join(step.get("run", "") for step in job["steps"]) for name, job in JOBS.items()}
     assert "bash .ci/run" in commands["check"]
-    assert "python -m flows.pipeline --workspace .smoke" in commands["smoke"]
-    assert "prefect server start" in commands["smoke"]
+    assert "bash infra/smoke.sh .smoke" in commands["smoke"]
     # each lock, and each as it stands: nothing resolved, nothing installed
     audited = re.findall(r"--requirement (\S+)", commands["audit"])
     assert sorted(audited) == sorted(path.name for path in ROOT.glob("requirements*.lock"))
     assert {"--no-deps", "--disable-pip"} <= set(commands["audit"].split())
-    # made in the run, and hidden in its log before anything else can print them
-    assert commands["smoke"].index("::add-mask::") < commands["smoke"].index("GITHUB_ENV")
+    # what the report card stands beside is what the script has written
+    (kept,) = [step["with"]["path"] for step in JOBS["smoke"]["steps"] if "upload-artifact" in step.get("uses", "")]
+    assert {".smoke/reports", ".smoke/.inkwell/prefect.log"} <= set(kept.split())
+    assert '"$workspace/.inkwell/prefect.log"' in (ROOT / "infra/smoke.sh").read_text(encoding="utf-8")
 
 
 def test_caches_follow_both_locks() -> None:
@@ -82,7 +86,40 @@ def test_scripts_of_the_steps() -> None:
                 )
 
 
-def test_same_postgresql_as_in_compose() -> None:
-    from tests.infra.reading import services
+def test_the_script_of_ci_is_one_that_shellcheck_takes() -> None:
+    check(tool("shellcheck"), ROOT / ".ci/run")
 
-    assert JOBS["smoke"]["services"]["postgres"]["image"] == services()["postgres"]["image"]
+
+@pytest.fixture
+def bare(tmp_path: Path) -> dict[str, str]:
+    """The environment of a machine on which .ci/run finds nothing but what every machine has, and an apt-get without a network."""
+    for name in ("bash", "dirname", "id", "mktemp", "rm", "tail"):
+        (tmp_path / name).symlink_to(tool(name))
+    apt = tmp_path / "apt-get"
+    apt.write_text(f"#!{tool('bash')}\necho 'E: Unable to fetch some archives'\nexit 100\n", encoding="utf-8")
+    apt.chmod(0o755)
+    return {"PATH": str(tmp_path)}
+
+
+@pytest.mark.parametrize("apt", [True, False])
+def test_what_lacks_in_ci_is_said_at_once(bare: dict[str, str], apt: bool) -> None:
+    if not apt:
+        (Path(bare["PATH"]) / "apt-get").unlink()
+    done = subprocess.run([tool("bash"), ROOT / ".ci/run"], env=bare, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stdout + done.stderr
+    *before, last = done.stderr.splitlines()
+    assert "chromium" in last
+    assert "`make test`" in last
+    assert [line for line in before if "E: Unable to fetch" in line] == before
+    assert len(before) == apt
+
+
+def test_in_ci_nothing_that_lacks_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "export INKWELL_CI=1" in (ROOT / ".ci/run").read_text(encoding="utf-8")
+    for look in (tool, package):
+        monkeypatch.setenv("INKWELL_CI", "1")
+        with pytest.raises(pytest.fail.Exception, match="no_such_thing is not installed"):
+            look("no_such_thing")
+        monkeypatch.delenv("INKWELL_CI")
+        with pytest.raises(pytest.skip.Exception):
+            look("no_such_thing")
