@@ -38,7 +38,8 @@ _SIXTEEN = 16.0
 # what Inkwell's figures depend on: what trains, and what measures it
 _CODE = (
     *(f"components/{name}" for name in ("corpus", "machine", "model", "pretrain", "training", "scaling.py")),
-    *(f"benchmarks/{name}.py" for name in ("compute_rate", "engine", "loop_overhead", "pretrain", "race", "sizes")),
+    *(f"benchmarks/{name}.py" for name in ("compute_rate", "engine", "loop_overhead", "pretrain", "sizes")),
+    "benchmarks/race",
     *(f"benchmarks/peers/{name}.py" for name in ("inkwell", "timing")),
 )
 _RESULTS = Path(".inkwell") / "benchmarks" / "pretrain"
@@ -72,7 +73,7 @@ class Benchmark:
     def race(self) -> dict[str, float]:
         """Figures of the race; its picture goes beside the results."""
         from benchmarks.pictures import race_picture
-        from benchmarks.race import Race, plan
+        from benchmarks.race.running import Race, plan
 
         race = Race(
             self.workspace,
@@ -141,7 +142,7 @@ class Benchmark:
 
     def _minutes(self, minutes: float) -> dict[str, Any]:
         """A run of the default in so many minutes of wall time, with a warm cache."""
-        from benchmarks.race import in_time
+        from benchmarks.race.lengths import in_time
 
         whole, limit = 60 * minutes, 180 * minutes + 600
         folder = self.parts.folder / "runs" / "sixteen"

@@ -29,7 +29,9 @@ from benchmarks.peers.timing import Timed, marked, steps_within, timed
 from benchmarks.peers.transformers_peer import TransformersTrainer
 from benchmarks.pictures import race_picture, scaling_picture
 from benchmarks.pretrain import main
-from benchmarks.race import BUDGETS, Race, in_time, smallest, tuned
+from benchmarks.race.lengths import in_time
+from benchmarks.race.running import Race
+from benchmarks.race.settings import BUDGETS, smallest, tuned
 from components.corpus.packed import TokenShards
 from components.errors import InkwellError
 
@@ -384,9 +386,9 @@ def test_the_race_from_the_first_trial_to_the_target(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In seconds starting takes longer than the race may: nobody is sent back for that, and two budgets are enough."""
-    monkeypatch.setattr("benchmarks.race.BUDGETS", (0.1, 0.5))
-    monkeypatch.setattr("benchmarks.race._FIRST", 0)
-    monkeypatch.setattr("benchmarks.race._OVERRUN", 1e9)
+    monkeypatch.setattr("benchmarks.race.settings.BUDGETS", (0.1, 0.5))
+    monkeypatch.setattr("benchmarks.race.settings._FIRST", 0)
+    monkeypatch.setattr("benchmarks.race.lengths.OVERRUN", 1e9)
     race = Race(
         workspace,
         Parts(tmp_path / "parts", {"minutes": 0.1}),
