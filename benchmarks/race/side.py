@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from benchmarks.race.running import Race
 
 TRIAL = 0.2  # share of the time in which learning rates and batches are compared
+NEAR = 1.01  # times the least bits: closer than trials tell apart
 _PROBE_STEPS = 24
 _SNAPSHOTS = 8
 _SAMPLE = 400  # held-out documents that a point of a curve is scored on
@@ -37,19 +38,28 @@ class Side:
     def best(self, cache: str) -> dict[str, Any]:
         """Its run over the whole time with its best settings, with a cache that is cold or warm.
 
-        The settings are the best of trials of a fifth of the time, each with a schedule that ends there; where the race
-        is `full`, of runs over the whole time.
+        The settings are the best of trials of a fifth of the time, each with a schedule that ends there; where several are
+        as good as that can tell, or the race is `full`, of runs over the whole time with a warm cache.
         """
         self.peer.install(self._folder(self.peer.name))
+        rate, batch = self._settings()
+        return self._whole(cache, rate, batch)
+
+    def _settings(self) -> tuple[float, int]:
+        """The best learning rate and batch."""
 
         def bits(rate: float, batch: int) -> float:
-            run = self._whole(cache, rate, batch) if self.race.full else self._trial(rate, batch)
+            run = self._whole("warm", rate, batch) if self.race.full else self._trial(rate, batch)
             return float(run["bits"])
 
         rate, batch, tried = tuned(self.peer.rates, self.peer.batches, bits)
         told = ", ".join(f"{value:.4f} ({at:g}, {rows} rows)" for (at, rows), value in tried.items())
         print(f"  {self.peer.name}: a rate of {rate:g} with {batch} rows is the best of {told}", flush=True)
-        return self._whole(cache, rate, batch)
+        close = [pair for pair, value in tried.items() if value <= NEAR * tried[rate, batch]]
+        if self.race.full or len(close) == 1:
+            return rate, batch
+        print(f"  {self.peer.name}: {len(close)} are too close to tell: each gets the whole time", flush=True)
+        return min(close, key=lambda pair: float(self._whole("warm", *pair)["bits"]))
 
     def again(self, cache: str, run: Mapping[str, Any], seed: int) -> dict[str, Any]:
         """The same run over the whole time with another seed."""
@@ -58,9 +68,12 @@ class Side:
     def _folder(self, name: str) -> Path:
         return self.parts.folder / "runs" / name
 
+    def _trial_name(self, rate: float, batch: int) -> str:
+        return f"{self.peer.name}-trial-{rate:g}-{batch}"
+
     def _trial(self, rate: float, batch: int) -> dict[str, Any]:
         seconds = self.race.seconds * TRIAL
-        name, mode = f"{self.peer.name}-trial-{rate:g}-{batch}", self._mode("warm", batch, seconds)
+        name, mode = self._trial_name(rate, batch), self._mode("warm", batch, seconds)
         steps = steps_within(self._probe(mode, batch, "warm"), seconds)
         return self.parts.done(name, lambda: self._train(name, rate, batch, mode, "warm", steps, 1))
 
@@ -70,12 +83,22 @@ class Side:
         seconds = self.race.seconds
 
         def work() -> dict[str, Any]:
-            steps = steps_within(self._probe(mode, batch, cache), seconds * MARGIN)
+            steps = self._steps(mode, rate, batch, cache, seconds * MARGIN)
             return steps_in_time(
                 seconds, steps, lambda steps: self._train(name, rate, batch, mode, cache, steps, _SNAPSHOTS, seed)
             )
 
         return self.parts.done(name, work)
+
+    def _steps(self, mode: str, rate: float, batch: int, cache: str, seconds: float) -> int:
+        """Steps that fit into `seconds`: by the trial of these settings, which took longer than the probe's few steps."""
+        probe, name = self._probe(mode, batch, cache), self._trial_name(rate, batch)
+        trial = self.parts.read(name) if self.parts.has(name) else {}
+        if trial.get("mode") != mode:
+            return steps_within(probe, seconds)
+        started = self._probe(mode, batch, "warm").first
+        pace = (trial["trained"] - started) / (trial["steps"] - 1)
+        return max(2, 1 + int((seconds - probe.first) / pace))
 
     def _train(
         self, name: str, rate: float, batch: int, mode: str, cache: str, steps: int, saves: int, seed: int = 1
