@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.sizes import SIZES
+from components.errors import InkwellError
 
 if TYPE_CHECKING:
     from components.configuration import Configuration
@@ -111,15 +112,19 @@ def main() -> int:
     arguments = parser.parse_args()
     from components.configuration import load
 
-    figures = measure(
-        load(arguments.workspace / "params.yaml", arguments.set),
-        arguments.size,
-        arguments.workspace,
-        arguments.rounds,
-        (arguments.micro_batch, arguments.accumulation),
-        arguments.seconds,
-        not arguments.no_eager,
-    )
+    try:
+        figures = measure(
+            load(arguments.workspace / "params.yaml", arguments.set),
+            arguments.size,
+            arguments.workspace,
+            arguments.rounds,
+            (arguments.micro_batch, arguments.accumulation),
+            arguments.seconds,
+            not arguments.no_eager,
+        )
+    except InkwellError as error:
+        print(f"compute_rate: {error}", file=sys.stderr)
+        return 2
     print(json.dumps(figures))
     return 0
 

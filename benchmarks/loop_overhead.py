@@ -20,6 +20,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.sizes import SIZES
+from components.errors import InkwellError
+
 if TYPE_CHECKING:
     import torch
 
@@ -146,20 +149,25 @@ def main() -> int:
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a parameter")
     parser.add_argument("--rounds", type=int, default=9, help="rounds (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=25, help="steps of each side in a round (default: %(default)s)")
-    parser.add_argument("--size", help="a shape of benchmarks.sizes instead of the parameters' own")
+    parser.add_argument(
+        "--size", choices=sorted(SIZES), help="a shape of benchmarks.sizes instead of the parameters' own"
+    )
     arguments = parser.parse_args()
-    from benchmarks.sizes import SIZES
     from components.configuration import load
 
-    configuration = load(arguments.workspace / "params.yaml", arguments.set)
     workspace = arguments.workspace.absolute()
     shape = dict(SIZES[arguments.size]) if arguments.size else {}
-    with tempfile.TemporaryDirectory(dir=".") as folder:
-        os.chdir(folder)
-        try:
-            figures = measure(configuration, workspace, arguments.rounds, arguments.steps, **shape)
-        finally:
-            os.chdir("..")
+    try:
+        configuration = load(arguments.workspace / "params.yaml", arguments.set)
+        with tempfile.TemporaryDirectory(dir=".") as folder:
+            os.chdir(folder)
+            try:
+                figures = measure(configuration, workspace, arguments.rounds, arguments.steps, **shape)
+            finally:
+                os.chdir("..")
+    except InkwellError as error:
+        print(f"loop_overhead: {error}", file=sys.stderr)
+        return 2
     print(json.dumps(figures))
     return 0
 

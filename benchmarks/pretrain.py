@@ -70,8 +70,8 @@ class Benchmark:
         self.inkwell: Inkwell = Inkwell(self.workspace, results / "caches", arguments.plan, tuple(arguments.set))
         self.environment = results / "litgpt-environment"
 
-    def race(self) -> dict[str, float]:
-        """Figures of the race; its picture goes beside the results."""
+    def race(self) -> dict[str, float | None]:
+        """Figures of the race, None for a target that was not reached; its picture goes beside the results."""
         from benchmarks.pictures import race_picture
         from benchmarks.race.running import Race, plan
 
@@ -288,7 +288,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a parameter of Inkwell's side"
     )
     arguments = parser.parse_args(argv)
-    found: dict[str, float] = {}
+    found: dict[str, float | None] = {}
     try:
         if arguments.minutes <= 0 or arguments.rounds < 1 or arguments.steps < 3 or arguments.seeds < 1:
             raise InkwellError("--minutes must be above 0, --rounds and --seeds at least 1, --steps at least 3.")
@@ -306,8 +306,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("pretrain: interrupted; the same command goes on with the part that it was at.", file=sys.stderr)
         return 130
     for name, value in found.items():
-        print(f"{name:44} {value:16.4f}")
-    print(json.dumps({name: round(value, 6) for name, value in found.items()}))
+        print(f"{name:44} {'none' if value is None else f'{value:.4f}':>16}")
+    print(json.dumps({name: None if value is None else round(value, 6) for name, value in found.items()}))
     return 0
 
 

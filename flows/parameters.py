@@ -9,10 +9,12 @@ Everything else is `section.key=value` with a YAML value. A file needs no `# @pa
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -208,6 +210,7 @@ def document(conf: Path) -> str:
     import yaml
 
     from components.configuration import Configuration
+    from components.configuration.describe import section_by_default
 
     presets: dict[str, Any] = {}
     lines = [
@@ -231,43 +234,54 @@ def document(conf: Path) -> str:
         for name in names:
             text = (conf / group / f"{name}.yaml").read_text(encoding="utf-8")
             presets[name] = yaml.safe_load(text) or {}
-            comments = [
-                line[1:].strip() for line in text.splitlines() if line.startswith("#") and "@package" not in line
-            ]
-            lines.append(f"| {group} | `{name}` | {_cell(comments[0] if comments else '')} |")
+            lines.append(f"| {group} | `{name}` | {_cell(_opening(text))} |")
     single = {name: field for name, field in Configuration.model_fields.items() if not _model(field)}
-    lines += ["", "## At the top", "", *_table(single, [], presets)]
+    lines += ["", "## At the top", "", *_table(single, None, [], presets)]
     for name, field in Configuration.model_fields.items():
         model = _model(field)
         if not model:
             continue
         title = field.alias or name
+        default = section_by_default(name, field, None)
         lines += [
             "",
             f"## {title}",
             "",
             (model.__doc__ or "").strip(),
             "",
-            *_table(model.model_fields, [title], presets),
+            *_table(model.model_fields, default, [title], presets),
         ]
-        lines += _parts(title, model, presets)
+        lines += _parts(title, model, default, presets)
     return "\n".join(lines) + "\n"
 
 
-def _parts(title: str, model: type[Section], presets: Mapping[str, Any]) -> list[str]:
-    """Tables of the sections within a section."""
+def _opening(text: str) -> str:
+    """The sentences that begin on the first line of a preset's comment, each to its end."""
+    lines = [line for line in text.splitlines() if "@package" not in line]
+    comment = [line[1:].strip() for line in takewhile(lambda line: line.startswith("#"), lines)]
+    if not comment:
+        return ""
+    whole = " ".join(comment)
+    end = re.compile(r"\.(?=\s|$)").search(whole, len(comment[0]) - 1)
+    return whole[: end.end()] if end else whole
+
+
+def _parts(title: str, model: type[Section], default: Section | None, presets: Mapping[str, Any]) -> list[str]:
+    """Tables of the sections within a section; default: that section where nobody sets anything."""
     from components.configuration import Section
+    from components.configuration.describe import section_by_default
 
     lines: list[str] = []
     for name, field in model.model_fields.items():
         inner = _model(field)
         if inner is not None:
-            path = [*title.split("."), name]
+            path, within = [*title.split("."), name], section_by_default(name, field, default)
             lines += ["", f"`{title}.{name}`: {(inner.__doc__ or '').strip()}", ""]
-            lines += [*_table(inner.model_fields, path, presets), *_parts(f"{title}.{name}", inner, presets)]
+            lines += _table(inner.model_fields, within, path, presets)
+            lines += _parts(f"{title}.{name}", inner, within, presets)
         for part in get_args(field.annotation):
             if isinstance(part, type) and issubclass(part, Section):
-                lines += ["", f"Each of `{title}.{name}`:", "", *_table(part.model_fields, None, presets)]
+                lines += ["", f"Each of `{title}.{name}`:", "", *_table(part.model_fields, None, None, presets)]
     return lines
 
 
@@ -278,13 +292,18 @@ def _model(field: FieldInfo) -> type[Section] | None:
     return kind if isinstance(kind, type) and issubclass(kind, Section) else None
 
 
-def _table(fields: Mapping[str, FieldInfo], path: Sequence[str] | None, presets: Mapping[str, Any]) -> list[str]:
+def _table(
+    fields: Mapping[str, FieldInfo], within: Section | None, path: Sequence[str] | None, presets: Mapping[str, Any]
+) -> list[str]:
+    """A row a parameter; within: the section that stands there by default (`default_of`). path: None for those of a list."""
+    from components.configuration.describe import default_of
+
     lines = ["| parameter | type | default | presets | meaning |", "|---|---|---|---|---|"]
     for name, field in fields.items():
         shown = field.alias or name
         if path is not None and _model(field) is not None:
             continue  # it has a table of its own
-        default = "required" if field.is_required() else _code(field.get_default(call_default_factory=True))
+        default = "required" if field.is_required() else _code(default_of(name, field, within))
         found = []
         for preset, values in presets.items() if path is not None else ():
             for part in [*(path or []), shown]:

@@ -44,13 +44,15 @@ class Race:
         """Seconds after which a command is taken to hang."""
         return 3 * self.seconds + 600
 
-    def run(self) -> tuple[dict[str, float], Curves]:
+    def run(self) -> tuple[dict[str, float | None], Curves]:
         """All of it: figures by flat names, and bits per character over wall seconds by contender and cache.
 
-        Raises InkwellError where the others have no model like Inkwell's.
+        The time to target is always among them, None where the target was not reached. Raises InkwellError where the
+        others have no model like Inkwell's.
         """
         self.check()
         found: dict[str, float] = {}
+        targets: dict[str, float | None] = {}
         curves: Curves = {}
         for cache in self.caches:
             runs = [self._ours(cache, number) for number in range(self.repeats)]
@@ -83,12 +85,12 @@ class Race:
                     }
                     curves[f"{name}, {cache} cache"] = shown["curve"]
         for cache in self.caches:
-            found |= self._targets(cache, found)
+            targets |= self._targets(cache, found)
             shorter = [self.parts.read(name) for name in self.parts.names(f"target-{cache}-*")]
             if shorter:
                 ends = sorted((float(run["trained"]), float(run["bits"])) for run in shorter)
                 curves[f"Inkwell planned for less time, {cache} cache"] = ends
-        return found, curves
+        return {**found, **targets}, curves
 
     def check(self) -> None:
         """Raise InkwellError where the others could not train a model like Inkwell's."""
@@ -169,11 +171,12 @@ class Race:
         folder = self.parts.folder / "runs" / name
         return self.parts.done(name, lambda: self._train(folder, share * self.seconds, cache, seed))
 
-    def _targets(self, cache: str, found: Mapping[str, float]) -> dict[str, float]:
-        """How soon Inkwell reaches what the best peer ends with; nothing where it does not."""
+    def _targets(self, cache: str, found: Mapping[str, float]) -> dict[str, float | None]:
+        """How soon Inkwell reaches what the best peer ends with; None where it does not, or where there is no peer."""
         suffix = _suffix(cache)
+        ratio = f"time_to_target_ratio{suffix}"
         if not self.peers:
-            return {}
+            return {ratio: None}
         name = min((peer.name for peer in self.peers), key=lambda name: found[f"bpc_{name}{suffix}"])
         target, whole = found[f"bpc_{name}{suffix}"], found[f"seconds_{name}{suffix}"]
 
@@ -188,7 +191,7 @@ class Race:
             print(
                 f"  no run of Inkwell within {BUDGETS[-1]:.0%} of the time reached {target:.4f} ({name}, {cache} cache)"
             )
-            return {}
+            return {ratio: None, f"target_bpc{suffix}": target}
         runs = [self._target_run(cache, share, seed) for seed in self.seeds]
         ratios = sorted(run["trained"] / whole for run in runs)
         print(
@@ -197,7 +200,7 @@ class Race:
             flush=True,
         )
         return {
-            f"time_to_target_ratio{suffix}": ratios[len(ratios) // 2],
+            ratio: ratios[len(ratios) // 2],
             f"time_to_target_ratio_min{suffix}": ratios[0],
             f"time_to_target_ratio_max{suffix}": ratios[-1],
             f"target_bpc{suffix}": target,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from components.configuration import load
+from components.configuration import load, parse
+from components.configuration.describe import describe
 from components.errors import InkwellError
 from flows.parameters import ROOT, command_line, compose, document, main, render
 
@@ -25,6 +28,49 @@ def test_the_document_is_what_code_and_conf_say() -> None:
     assert (ROOT / "docs" / "parameters.md").read_text(encoding="utf-8") == document(CONF), (
         "run `python -m flows.parameters --document docs/parameters.md`"
     )
+
+
+def test_the_document_has_the_defaults_that_are_in_force() -> None:
+    """A section may stand within another with other values than its class has: `sft.checkpoints`."""
+    least = {"ingest": {"sources": [{"name": "a", "kind": "path", "location": "a"}]}}
+    values = parse(least).model_dump(mode="json", by_alias=True)
+    checked = 0
+    for line in document(CONF).splitlines():
+        if not line.startswith("| `"):
+            continue
+        name, _, rest = line.removeprefix("| `").partition("` | ")
+        default = rest.split(" | ")[1]
+        if "." not in name or default == "required":
+            continue  # of a list's items, or at the top
+        found: Any = values
+        for part in name.split("."):
+            found = found[part]
+        assert json.loads(default.strip("`").replace("\\|", "|")) == found, name
+        checked += 1
+    assert checked > 150
+    assert "  sft.checkpoints.minutes (number, default 1.0): " in describe("sft")
+    assert "  pretrain.checkpoints.minutes (number, default 2.0): " in describe("pretrain")
+
+
+def test_a_preset_is_described_by_whole_sentences(tmp_path: Path) -> None:
+    """Those that begin on the first line of its comment."""
+    folder = tmp_path / "size"
+    folder.mkdir()
+    comments = {
+        "whole": "# One line, as in docs/a.md.\n# Another.\npretrain: {}",
+        "cut": "# @package _global_\n# First (arXiv 2405.21060). Second goes\n# on here (a.md). Third.\n#\na: 1\n# b",
+        "endless": "# No stop\n# at all\na: 1\n# Nothing of this.",
+        "none": "a: 1\n# Nothing of this.",
+    }
+    for name, text in comments.items():
+        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+    told = {line.split("`")[1]: line.split(" | ")[2] for line in document(tmp_path).splitlines() if "| size |" in line}
+    assert told == {
+        "cut": "First (arXiv 2405.21060). Second goes on here (a.md). |",
+        "endless": "No stop at all |",
+        "none": " |",
+        "whole": "One line, as in docs/a.md. |",
+    }
 
 
 @pytest.mark.parametrize("size", sorted(path.stem for path in (CONF / "size").glob("*.yaml")))

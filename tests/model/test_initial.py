@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from components.configuration import Pretrain, parse
 from components.configuration import Tokenizer as Parameters
+from components.configuration.training import Parallel
 from components.errors import InkwellError
 from components.export.llama_cpp import LlamaCpp
 from components.fetching.models import Located, check_location, folder_hash, locate
+from components.launch.processes import Place
+from components.machine.choices import Choices
 from components.model.folders import load_model, load_tokenizer, save_model
 from components.model.initial import grow, initial_model, load_initial
 from components.model.scoring import bits_per_character, document_bits
 from components.tokenizer.adopted import write_adopted
+from components.training.bare_step import bare_step
+from components.training.distributed import World
+from components.training.fused.decoder import FusedDecoder
+from components.training.order import IGNORED
+from components.training.recipe import prepare
 from components.vocabulary.source import SourceTokenizer, read_source
 from components.vocabulary.spelling import origin, read_record
+from flows.parameters import ROOT, compose
 from tests.byte_level import END, TEXTS, byte_level_folder, noise
 from tests.ingest.servers import serving
 
@@ -320,6 +332,57 @@ def test_smollm2_cuts_scores_and_computes_as_in_llama_cpp(smollm2: Located) -> N
     assert 0.5 < bits_per_character(bits, ENGLISH) < 1.2
     # llama.cpp rounds activations to 8 bits where weights are packed; the weights are the same.
     assert theirs == pytest.approx(float(bits.sum()), rel=0.01)
+
+
+class Documents:
+    """Sequences of which every token but the first is predicted."""
+
+    fingerprint = "documents"
+
+    def __init__(self, documents: list[NDArray[np.int64]]) -> None:
+        self.documents = documents
+        self.lengths = np.array([len(ids) for ids in documents])
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def tokens(self, index: int) -> NDArray[np.int64]:
+        return self.documents[index]
+
+    def counted(self, index: int) -> None:
+        return None
+
+
+def test_smollm2_learns_in_the_first_two_steps_of_its_preset(smollm2: Located, tmp_path: Path) -> None:
+    """The preset's rates, optimizer and warm-up, on one short row that holds both texts, in float32."""
+    preset = compose(ROOT / "conf", ["corpus=english", "initial=smollm2"]).pretrain
+    assert (preset.initial, preset.initial_sha256) == (SMOLLM2, SMOLLM2_SHA256)
+    parameters = preset.model_copy(update={"block": 192, "micro_batch": 1, "accumulation": 1})
+    write_adopted(ENGLISH, parameters, SETTINGS, 1, tmp_path / "tokenizer")
+    tokenizer = load_tokenizer(tmp_path / "tokenizer")
+    model = initial_model(parameters, tokenizer)
+    end = tokenizer.convert_tokens_to_ids(END)
+    documents = [np.array([end, *tokenizer.encode(text, add_special_tokens=False), end]) for text in ENGLISH]
+    assert sum(len(ids) for ids in documents) <= 192
+    bits = document_bits(model, documents)
+    assert bits_per_character(bits, ENGLISH) < 1.2, "these are its own weights"
+    before = float(bits.sum())
+    world = World(Place(), Parallel())
+    training = prepare(parameters, model, Documents(documents), 1, Choices("cpu", 1), world)
+    assert isinstance(training.computation, FusedDecoder)
+    (optimizer,) = training.make_optimizers(model)
+    losses, predicted, whole = [], 0, training.loader.total_rows
+    for batch in islice(training.loader, 2):
+        predicted = int((batch[1] != IGNORED).sum())
+        begins, rows = training.loader.last
+        for group in optimizer.param_groups:
+            group["lr"] = parameters.learning_rate * training.recipe.schedule.factor(begins / whole, rows / whole)
+        losses.append(bare_step(training, [optimizer], batch))
+    assert predicted == sum(len(ids) - 1 for ids in documents)
+    assert losses[0] == pytest.approx(before * math.log(2) / predicted, rel=1e-3), "packed and fused it scores the same"
+    after = float(document_bits(model, documents).sum()) * math.log(2) / predicted
+    assert after < losses[1] < losses[0]
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
 def test_the_real_archive_is_unpacked_once_and_a_file_that_it_lacks_is_named(smollm2: Located) -> None:

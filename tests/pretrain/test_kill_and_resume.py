@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -45,6 +46,31 @@ def test_killed_twice_it_ends_with_the_same_bits(tmp_path: Path, token_folder: P
     assert [int(row["step"]) for row in rows] == list(range(1, 41))
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"]) - 0.5
     assert not list((killed / ".inkwell/work/pretrain").glob("*/*")), "checkpoints of a finished run are removed"
+
+
+@pytest.mark.timeout(1500)
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="compiling needs a C++ compiler")
+def test_killed_twice_a_compiled_run_on_two_threads_ends_with_the_same_bits(
+    tmp_path: Path, token_folder: Path, tokenizer_folder: Path
+) -> None:
+    """As every run trains that is long enough to be compiled; precision and fused modules are those of the machine."""
+    params = PARAMS.replace('{compile: "off", threads: 1}', '{compile: "on", threads: 2}')
+    assert params != PARAMS
+    files = ["--tokens", str(token_folder), "--tokenizer", str(tokenizer_folder)]
+    # steps are quick once they are compiled: enough of them for two kills
+    files += ["--set", "pretrain.steps=120", "--set", "pretrain.validation_every=40", "--set", "pretrain.ema_decay=0.9"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(start("pretrain", whole, params, *files))
+    for _ in range(2):
+        kill_between_checkpoints(start("pretrain", killed, params, *files), killed / ".inkwell/work/pretrain")
+    finish(start("pretrain", killed, params, *files))
+    for folder in (whole, killed):
+        metrics = json.loads((folder / "metrics/pretrain.json").read_text())
+        assert (metrics["compiled"], metrics["threads"]) == (1, 2)
+    assert metrics["resumed_at_step"] > 0
+    for name in ("data/curves/pretrain.csv", "data/samples/pretrain.jsonl"):
+        assert (whole / name).read_text() == (killed / name).read_text()
+    assert content_hash(whole / "models/base") == content_hash(killed / "models/base")
 
 
 def test_a_step_that_dies_after_its_last_training_step_only_has_to_write(

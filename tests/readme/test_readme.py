@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.training.dry_run import _parser
+from flows.parameters import compose
 from tests.infra.reading import installed, missing
 from tests.tiny_corpus import poems
 
@@ -95,6 +97,15 @@ def test_every_verb_of_the_readme_is_in_the_makefile() -> None:
 def test_every_page_of_the_readme_exists() -> None:
     for link in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / link).exists(), link
+
+
+def test_every_set_of_parameters_of_the_readme_composes() -> None:
+    written = re.findall(r'^make params WITH="([^"]+)"|^python -m flows\.parameters ([^#\n]+)', README, re.MULTILINE)
+    assert len(written) >= 5
+    for made, composed in written:
+        compose(ROOT / "conf", [word for word in (made or composed).split() if word != "corpus=mine"])
+    (dry_run,) = re.findall(r"^python -m components\.training\.dry_run ([^#\n]+)", README, re.MULTILINE)
+    assert _parser().parse_args(dry_run.split()).processes == 8
 
 
 @pytest.mark.timeout(1500)
