@@ -330,7 +330,8 @@ def _vocabulary(folder: Path, configuration: Configuration) -> int:
 def with_dial(configuration: Configuration, tokens: Path, vocabulary: int) -> Configuration:
     """`configuration` with shape, batch and steps as `pretrain.dial.parameters` sets them for the corpus in `tokens`.
 
-    Raises InkwellError where there is no corpus, and for a dial in minutes, which only the machine that trains can resolve.
+    Raises InkwellError where there is no corpus, for weights to continue from, whose shape is their own, and for a dial in
+    minutes, which only the machine that trains can resolve.
     """
     parameters = configuration.pretrain
     if parameters.dial.minutes is not None:
@@ -340,6 +341,8 @@ def with_dial(configuration: Configuration, tokens: Path, vocabulary: int) -> Co
         )
     if parameters.dial.parameters is None:
         return configuration
+    if parameters.initial:
+        raise InkwellError("pretrain.dial.parameters: the weights of pretrain.initial have their size; set it to null.")
     # its figures alone: opening the shards would make fine-tuning, which shares this package, depend on how they are packed
     try:
         split = json.loads((tokens / "meta.json").read_text(encoding="utf-8"))["splits"]["train"]
