@@ -77,12 +77,13 @@ def estimate(configuration: Configuration, cluster: Cluster, vocabulary: int) ->
     Raises InkwellError where the parameters contradict each other.
     """
     from components.launch.processes import Place
+    from components.machine.hardware import fused_modules
     from components.training.rehearsal import rehearse
 
     parameters, machine = configuration.pretrain, configuration.machine
     stages = machine.parallel.pipeline
     found = []
-    fused = "off" if machine.precision == "fp16" else machine.fused  # as `computation_for` has it
+    fused = "off" if machine.precision == "fp16" else fused_modules(machine)  # the former as `computation_for` has it
     for rank in sorted({0, stages - 1}):  # the first has most passes under way, the last has the logits
         place = Place(rank, cluster.size, rank % cluster.processes, cluster.processes, launcher="dry run")
         found.append(rehearse(parameters, machine, vocabulary, place, bf16=machine.precision != "fp32", fused=fused))

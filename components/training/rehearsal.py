@@ -89,6 +89,9 @@ def rehearse(
         count = sum(weight.numel() for weight in model.parameters())
         world = make_world(place, parallel)
         world.check(model, parameters.block)
+        # flash attention needs about what SDPA does; the other writes its scores out
+        if machine.attention == "eager" and not architectures.of(model.config).recurrent:
+            model.set_attn_implementation("eager")
         add_residual_dropout(model, parameters.residual_dropout)
         if parameters.activation_checkpointing:
             model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})

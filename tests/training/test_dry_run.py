@@ -204,6 +204,14 @@ def test_machines_are_told_apart_and_time_follows_from_rates() -> None:
     assert split.exchanging == pytest.approx(split.sent_outside / 1e9 + split.sent_inside / 1e10)
 
 
+def test_attention_is_planned_as_it_is_asked_for() -> None:
+    written_out = estimate(configured(machine={"attention": "eager"}), Cluster(), VOCABULARY)
+    scores = 3 * 8 * 4 * 128 * 128 * 4  # layers, rows, heads, tokens twice, bytes
+    assert written_out.peak - planned().peak > 0.5 * scores, "SDPA keeps a mask of each layer instead"
+    with pytest.raises(InkwellError, match=r"machine\.fused = 'on': machine\.attention = 'eager'"):
+        estimate(configured(machine={"attention": "eager", "fused": "on"}), Cluster(), VOCABULARY)
+
+
 def saved_opt(folder: Path, **changed: Any) -> Any:
     """Configuration, without weights, of a model of a family that is trained with a sequence a row."""
     from transformers import OPTConfig
