@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -225,17 +226,25 @@ def test_no_worker_outlives_its_launcher(tmp_path: Path, files: list[str]) -> No
     process.communicate()
 
 
+def wait_for_progress(process: subprocess.Popen[str]) -> str:
+    """What it printed up to its first line of progress, which a step has ended before."""
+    assert process.stdout is not None
+    told = ""
+    for line in process.stdout:
+        told += line
+        if re.match(r" +pretrain: +[0-9]+%.*tokens/s", line):
+            return told
+    raise AssertionError(f"it ended before it trained: {told}")
+
+
 def test_asked_to_end_all_save_and_end(tmp_path: Path, files: list[str], alone: dict[str, Path]) -> None:
     seldom = ["--set", "pretrain.checkpoints.minutes=1000"]
     long = [*files, *TWO, *seldom, "--set", "pretrain.steps=100000", "--set", "pretrain.validation_every=100000"]
     process = start("pretrain", tmp_path, PARAMS, *long)
-    run_log = None
-    while run_log is None and process.poll() is None:
-        run_log = next(iter(tmp_path.glob(".inkwell/runs/pretrain/*/run.log")), None)
-        time.sleep(0.05)
-    time.sleep(10)  # into the training
+    output = wait_for_progress(process)
+    assert not list(tmp_path.glob(".inkwell/work/pretrain/*/checkpoints/rows-*.ckpt")), "none is due for a long time"
     process.send_signal(signal.SIGTERM)
-    output = finish(process, 128 + signal.SIGTERM)
+    output += finish(process, 128 + signal.SIGTERM)
     assert output.count("asked to end") == 1
     assert "Traceback" not in output
     assert list(tmp_path.glob(".inkwell/work/pretrain/*/checkpoints/rows-*.ckpt")), "the checkpoint is written"
