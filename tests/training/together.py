@@ -44,11 +44,9 @@ VALIDATIONS = (3.0, 2.8, 2.0, 2.5, 0.5, 1.0, 1.5, 1.7)
 
 
 def bad_row() -> int:
-    """A row of the bad batch, by its content; it is in no other."""
+    """A row of the bad batch, by its content; one that no other batch has, as it has pieces of long sequences."""
     rows = [content(row) for inputs, *_ in prepared(**PARAMETERS).loader for row in inputs.flatten(0, 1)]
-    found = rows[4 * (BAD - 1)]
-    assert rows.count(found) == 1
-    return found
+    return next(row for row in rows[4 * (BAD - 1) : 4 * BAD] if rows.count(row) == 1)
 
 
 def spoil(model: PreTrainedModel, wanted: int) -> None:
