@@ -65,7 +65,8 @@ class Machine(Section):
         description="faster equivalents of the model's modules while it trains; auto: where there are some for the architecture",
     )
     attention: Literal["auto", "sdpa", "flash", "eager"] = Field(
-        "auto", description="attention of the model's own modules; flash: flash-attention 2, CUDA only; auto: sdpa"
+        "auto",
+        description="attention of the model's own modules, which train where one is named; flash: flash-attention 2, CUDA only; auto: that of fused modules, else sdpa or what is measured to be faster",
     )
     threads: int | None = Field(None, ge=1, description="threads of a training process; null: chosen by calibration")
     micro_batch_parts: int | None = Field(

@@ -39,6 +39,7 @@ __all__ = [
     "choose_device",
     "choose_threads",
     "decide",
+    "fused_modules",
 ]
 
 _FILE = "choices.json"
@@ -127,8 +128,8 @@ def _given(machine: Machine) -> dict[str, Any]:
         found["precision"] = machine.precision
     if machine.compile != "auto":
         found["compile"] = machine.compile == "on"
-    if machine.fused != "auto":
-        found["fused"] = machine.fused
+    if (fused := fused_modules(machine)) != "auto":
+        found["fused"] = fused
     if machine.attention != "auto":
         found["attention"] = machine.attention
     if machine.micro_batch_parts:
@@ -168,8 +169,6 @@ def _ruled(machine: Machine, device: str, facts: Mapping[str, float]) -> Choices
     chosen: dict[str, Any] = {
         "threads": choose_threads(machine.threads),
         "precision": _precision(device, facts),
-        # modules of float8 are the stock ones in another dress: fused ones would go past them
-        "fused": "off" if machine.precision == "fp8" else "auto",
         **_given(machine),
     }
     return Choices(
@@ -398,13 +397,27 @@ def choose_compile(wanted: str, tokens: int, rate: float | None = None, gain: fl
 
 
 def check(machine: Machine, device: str) -> None:
-    """Raise InkwellError where `machine` asks for a precision or an attention that `device` does not have."""
+    """Raise InkwellError where `machine` asks for what `device` does not have, or for two things that exclude each other."""
     formats.check_precision(machine.precision, device)
+    fused_modules(machine)
     if machine.attention == "flash":
         precision = machine.precision if machine.precision != "auto" else None
         reason = _flash_refusal(device, precision or (formats.accelerator_precision(device) if device != "cpu" else ""))
         if reason:
             raise InkwellError(f"machine.attention = 'flash' {reason}: use sdpa or auto.")
+
+
+def fused_modules(machine: Machine) -> str:
+    """`machine.fused`; off where it is open and something is asked for that only the model's own modules have.
+
+    Raises InkwellError where it is on even so: fused modules attend in their own way, and modules of float8 are the stock
+    ones in another dress, which fused ones would go past.
+    """
+    asked = f"machine.attention = {machine.attention!r}" if machine.attention != "auto" else ""
+    asked = "machine.precision = 'fp8'" if machine.precision == "fp8" else asked
+    if asked and machine.fused == "on":
+        raise InkwellError(f"machine.fused = 'on': {asked} is for the model's own modules; set machine.fused to auto.")
+    return "off" if asked else machine.fused
 
 
 def _flash_refusal(device: str, precision: str) -> str | None:

@@ -8,6 +8,7 @@ own. Import inside functions: this module needs torch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +72,26 @@ def forward_arguments(config: PreTrainedConfig, inputs: torch.Tensor, numbers: t
         **arguments,
         "attention_mask": attention_mask(config, visible(numbers, getattr(config, "sliding_window", None))),
     }
+
+
+def leave_flash(model: PreTrainedModel) -> str | None:
+    """Give up flash attention, which neither processors nor float32 have; its name, where the model had it."""
+    trained_with = str(model.config._attn_implementation)
+    if not trained_with.startswith("flash"):
+        return None
+    model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
+    return trained_with
+
+
+@contextmanager
+def without_flash(model: PreTrainedModel) -> Iterator[None]:
+    """No flash attention while the block lasts: whoever looks at a model may have it on a processor, or in float32."""
+    trained_with = leave_flash(model)
+    try:
+        yield
+    finally:
+        if trained_with is not None:
+            model.set_attn_implementation(trained_with)
 
 
 def logits_and_balance(model: PreTrainedModel, step: Pass) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from components.errors import InkwellError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from components.configuration import Sft
+    from components.configuration.training import Parallel
+
+
+def check_adapters(parallel: Parallel) -> None:
+    """Raise InkwellError where processes would cut the matrices or the layers that adapters sit on."""
+    for name in ("tensor", "pipeline"):
+        if (among := getattr(parallel, name)) > 1:
+            raise InkwellError(
+                f"sft.method = 'lora' does not go with machine.parallel.{name} = {among}: run sft with it set to 1 (ddp or "
+                "fsdp2), or with sft.method = 'full'."
+            )
 
 
 def add_adapters(model: PreTrainedModel, parameters: Sft) -> PreTrainedModel:

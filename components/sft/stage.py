@@ -14,7 +14,7 @@ from components.launch.processes import here
 from components.machine.hardware import choose_device, decide
 from components.model.folders import load_model, load_tokenizer, save_model
 from components.sft.data import ConversationSequences
-from components.sft.lora import add_adapters, merge_adapters
+from components.sft.lora import add_adapters, check_adapters, merge_adapters
 from components.training.distributed import open_world
 from components.training.loop import fit, write_curve
 from components.training.order import IGNORED
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 def run(context: Context) -> None:
     """Train `models/sft` and write its curve and metrics."""
     parameters, machine = context.configuration.sft, context.configuration.machine
+    adapters = parameters.method == "lora"
+    if adapters:
+        check_adapters(machine.parallel)
     base = context.inputs["base"]
     tokenizer = load_tokenizer(base)
     torch.manual_seed(context.seed)
@@ -46,7 +49,6 @@ def run(context: Context) -> None:
     held_out = read_conversations(file, VALIDATION)[: parameters.validation_conversations]
     validation = ConversationSequences(held_out, tokenizer, parameters.block)
     tokens = parameters.total_tokens
-    adapters = parameters.method == "lora"
 
     def save(current: PreTrainedModel, folder: Path) -> None:
         plain = merge_adapters(copy.deepcopy(current)) if adapters else current

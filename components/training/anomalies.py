@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Action = Literal["record", "skip", "roll_back", "stop"]
 _AT_LEAST = 10  # steps that must have been seen before any is judged
+_STEPS_KNOWN = 5  # steps that must have been seen before one is a stall by their median
+_NOTHING_KNOWN = 1800.0  # seconds that anything may take of which it is not known how long it usually takes
 
 
 @dataclass(frozen=True)
@@ -105,11 +107,34 @@ def robust_z_score(value: float, seen: Iterable[float]) -> float:
     return (value - middle) / max(deviation, 0.01 * abs(middle), 1e-12)
 
 
-class StallWatch:
-    """Tells when a step takes `factor` times the median of the last ones, while it still hangs and when it has ended.
+@dataclass(frozen=True)
+class _Doing:
+    """What a run does since `since` (seconds of the monotonic clock): step number `step`, or what follows it."""
 
-    stop: what ends the process where it has hung for twice as long; it is told why. Times are of the machine and not of the
-    run: they change no weight.
+    step: int
+    follows: bool
+    since: float
+
+    @property
+    def name(self) -> str:
+        return (
+            f"what follows step {self.step} (validation, samples, checkpoints)" if self.follows else f"step {self.step}"
+        )
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.since
+
+
+class StallWatch:
+    """Tells what takes too long, while it still hangs and when it has ended.
+
+    Of a step that is more than `factor` times the median of the last ones. Before five are known (the first ones compile),
+    and for what comes between two steps, which is mostly nothing and at times a validation, it is half an hour, or `factor`
+    times the longest that came between two if that is more.
+
+    stop: what ends the process where something has hung for twice as long; it is told why. Times are of the machine and not
+    of the run: they change no weight.
     """
 
     def __init__(
@@ -122,9 +147,10 @@ class StallWatch:
     ) -> None:
         self.factor, self.tell, self.poll, self.stop = factor, tell, poll, stop
         self.stalls = 0
-        self._seconds: deque[float] = deque(maxlen=window)
-        self._begun: tuple[int, float] | None = None
-        self._told: int | None = None
+        self._seconds: deque[float] = deque(maxlen=window)  # of steps
+        self._longest = 0.0  # seconds between two steps, stalls left out
+        self._doing: _Doing | None = None
+        self._told: _Doing | None = None
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -139,36 +165,51 @@ class StallWatch:
             self._thread.join()
 
     def begin(self, step: int) -> None:
-        """A step begins, with reading what it trains on."""
-        self._begun = (step, time.monotonic())
+        """A step begins, with reading what it trains on; what followed the one before has ended."""
+        self._finish()
+        self._doing = _Doing(step, False, time.monotonic())
 
     def end(self) -> None:
-        """It has ended. A median does not mind the first, which compiles."""
-        if self._begun is None:
+        """It has ended; what follows until the next one begins is watched too."""
+        if self._doing is None or self._doing.follows:
             return
-        step, begun = self._begun
-        self._begun = None
-        seconds, usual = time.monotonic() - begun, self._usual()
-        if usual is not None and seconds > self.factor * usual:
-            self.stalls += 1
-            self.tell(f"step {step} took {seconds:.1f} s, where {usual:.2g} s is usual")
-        self._seconds.append(seconds)
+        step = self._doing.step
+        self._finish()
+        self._doing = _Doing(step, True, time.monotonic())
 
-    def _usual(self) -> float | None:
+    def _finish(self) -> None:
+        doing, self._doing = self._doing, None
+        if doing is None:
+            return
+        seconds, (limit, reason) = doing.seconds, self._limit(doing)
+        if seconds > limit:
+            self.stalls += 1
+            self.tell(f"{doing.name} took {seconds:.1f} s, {reason}")
+        if not doing.follows:
+            self._seconds.append(seconds)  # a median does not mind the first, which compiles
+        elif seconds <= limit:
+            self._longest = max(self._longest, seconds)
+
+    def _limit(self, doing: _Doing) -> tuple[float, str]:
+        """Seconds that it may take, and why."""
         seen = tuple(self._seconds)  # two threads: the other must not meet a change while it reads
-        return statistics.median(seen) if len(seen) >= 5 else None
+        if not doing.follows and len(seen) >= _STEPS_KNOWN:
+            usual = statistics.median(seen)
+            return self.factor * usual, f"where {usual:.2g} s is usual"
+        limit = max(_NOTHING_KNOWN, self.factor * self._longest) if doing.follows else _NOTHING_KNOWN
+        return limit, f"where {limit:.0f} s would be long"
 
     def _watch(self) -> None:
         while not self._ended.wait(self.poll):
-            begun, usual = self._begun, self._usual()
-            if begun is None or usual is None:
+            doing = self._doing
+            if doing is None:
                 continue
-            step, seconds = begun[0], time.monotonic() - begun[1]
-            if seconds > self.factor * usual and step != self._told:
-                self._told = step
-                self.tell(f"step {step} has been going on for {seconds:.1f} s and does not end")
-            if self.stop is not None and seconds > 2 * self.factor * usual:
-                self.stop(f"step {step} has been going on for {seconds:.1f} s, where {usual:.2g} s is usual")
+            seconds, (limit, reason) = doing.seconds, self._limit(doing)
+            if seconds > limit and doing is not self._told:
+                self._told = doing
+                self.tell(f"{doing.name} has been going on for {seconds:.1f} s and does not end")
+            if self.stop is not None and seconds > 2 * limit:
+                self.stop(f"{doing.name} has been going on for {seconds:.1f} s, {reason}")
                 return
 
 

@@ -46,7 +46,7 @@ class StockComputation:
     def __init__(self, model: PreTrainedModel, *, dtype: torch.dtype = torch.float32, compile: bool = False) -> None:
         self.model, self.dtype = model, dtype
         compiled = compile and of(model.config).packs
-        self._compute = torch.compile(self._pass_loss) if compiled else self._pass_loss
+        self._compute = torch.compile(self.pass_loss) if compiled else self.pass_loss
 
     def loss_sum(self, inputs: torch.Tensor, targets: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
         """See `Computation`."""
@@ -56,7 +56,8 @@ class StockComputation:
     def weights_changed(self) -> None:
         """Nothing is derived."""
 
-    def _pass_loss(self, step: Pass) -> torch.Tensor:
+    def pass_loss(self, step: Pass) -> torch.Tensor:
+        """What one of the passes that `loss_sum` makes of a batch adds to it; scalar."""
         with torch.autocast(step.targets.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             logits, balance = logits_and_balance(self.model, step)
         loss = functional.cross_entropy(

@@ -297,15 +297,9 @@ class Sharded(Several):
 
     def check(self, model: PreTrainedModel, block: int, precision: str = "") -> None:
         """See `Several`."""
-        from components.model.architectures import of
-
-        refuse_scaling("machine.parallel.strategy = 'fsdp2'", precision)
-
-        if of(model.config).recurrent:
-            raise InkwellError(
-                "machine.parallel.strategy = 'fsdp2': a recurrent model's forward passes differ in number from process to "
-                "process, which fsdp2 cannot bear; use ddp."
-            )
+        name = "machine.parallel.strategy = 'fsdp2'"
+        refuse_scaling(name, precision)
+        refuse_single_sequences(name, model)
         if self.parallel.tensor > 1:
             from components.training.tensor_parallel import check_tensor_parallel
 
@@ -407,6 +401,21 @@ def refuse_scaling(name: str, precision: str) -> None:
     if precision == "fp16":
         raise InkwellError(
             f"machine.precision = 'fp16' does not go with {name}: use bf16, which needs no loss scaling."
+        )
+
+
+def refuse_single_sequences(name: str, model: PreTrainedModel) -> None:
+    """Raise InkwellError for a model whose sequences cannot share a row: the processes would wait for each other for ever.
+
+    How many forward passes it needs depends on the rows (`components.model.forward.forward_passes`), and each of them is
+    an exchange where weights or layers are divided.
+    """
+    from components.model.architectures import of
+
+    if not of(model.config).packs:
+        raise InkwellError(
+            f"{name}: sequences of this {model.config.model_type} model cannot share a row, so its forward passes differ in "
+            "number from process to process; use ddp without stages."
         )
 
 

@@ -77,12 +77,13 @@ def estimate(configuration: Configuration, cluster: Cluster, vocabulary: int) ->
     Raises InkwellError where the parameters contradict each other.
     """
     from components.launch.processes import Place
+    from components.machine.hardware import fused_modules
     from components.training.rehearsal import rehearse
 
     parameters, machine = configuration.pretrain, configuration.machine
     stages = machine.parallel.pipeline
     found = []
-    fused = "off" if machine.precision == "fp16" else machine.fused  # as `computation_for` has it
+    fused = "off" if machine.precision == "fp16" else fused_modules(machine)  # the former as `computation_for` has it
     for rank in sorted({0, stages - 1}):  # the first has most passes under way, the last has the logits
         place = Place(rank, cluster.size, rank % cluster.processes, cluster.processes, launcher="dry run")
         found.append(rehearse(parameters, machine, vocabulary, place, bf16=machine.precision != "fp32", fused=fused))
@@ -330,7 +331,8 @@ def _vocabulary(folder: Path, configuration: Configuration) -> int:
 def with_dial(configuration: Configuration, tokens: Path, vocabulary: int) -> Configuration:
     """`configuration` with shape, batch and steps as `pretrain.dial.parameters` sets them for the corpus in `tokens`.
 
-    Raises InkwellError where there is no corpus, and for a dial in minutes, which only the machine that trains can resolve.
+    Raises InkwellError where there is no corpus, for weights to continue from, whose shape is their own, and for a dial in
+    minutes, which only the machine that trains can resolve.
     """
     parameters = configuration.pretrain
     if parameters.dial.minutes is not None:
@@ -340,6 +342,8 @@ def with_dial(configuration: Configuration, tokens: Path, vocabulary: int) -> Co
         )
     if parameters.dial.parameters is None:
         return configuration
+    if parameters.initial:
+        raise InkwellError("pretrain.dial.parameters: the weights of pretrain.initial have their size; set it to null.")
     # its figures alone: opening the shards would make fine-tuning, which shares this package, depend on how they are packed
     try:
         split = json.loads((tokens / "meta.json").read_text(encoding="utf-8"))["splits"]["train"]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import Trainer
 
 from components.atomic import atomic_file
+from components.model.forward import leave_flash
 from components.progress import Bar
 from components.training.anomalies import StallWatch, end_process
 from components.training.checkpoints import BestWeights, ExactResume, StreamedFiles, newest_whole
@@ -36,7 +37,7 @@ class Outcome:
     checkpoints are left out. `earlier_seconds` passed in processes before this one, up to their last checkpoints.
     `left_out`, `rolled_back`, `recorded`: steps not taken, returns to a checkpoint, and anomalies that were only noted.
     `best_step`: where the weights come from that the run ends with, when they are not the last. `model`: the trained one,
-    whole, on the processor and in evaluation mode; None in all processes but the leader.
+    whole, on the processor, in evaluation mode, without flash attention; None in all processes but the leader.
     """
 
     curve: list[Row]
@@ -136,6 +137,7 @@ def fit(
         best_step = None
         if model is not None:
             model.to("cpu").eval()
+            leave_flash(model)
             best_step = best.take(model) if best else None
         outcome = _outcome(module, model, best_step)
         run.log.close(f"{outcome}; {stalls.stalls} stalls in this process")

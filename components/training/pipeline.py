@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from components.errors import InkwellError
 from components.launch.processes import Place
-from components.training.distributed import PATIENCE, Several, compile_each, refuse_scaling
+from components.training.distributed import PATIENCE, Several, compile_each, refuse_scaling, refuse_single_sequences
 from components.training.order import IGNORED
 from components.training.shares import exchange_device, scale_to, with_weights, without_weights
 from components.training.strategies import AllOrNone
@@ -74,6 +74,7 @@ class Pipelined(Several):
             raise InkwellError(
                 f"{name}: known for {', '.join(LIKE_LLAMA)} only, not for {config.model_type}; set it to 1."
             )
+        refuse_single_sequences(name, model)
         if config.num_hidden_layers < self.stages:
             raise InkwellError(f"{name} is more than pretrain.layers = {config.num_hidden_layers}.")
         if config.tie_word_embeddings:

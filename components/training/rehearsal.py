@@ -11,19 +11,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.distributed.device_mesh import init_device_mesh
 from torch.utils._pytree import tree_iter
 
 from components.errors import InkwellError
+from components.fetching.locations import own_path
 from components.launch.processes import Place
 from components.model import architectures
+from components.model.forward import Pass
 from components.training.averaging import WeightAverage
 from components.training.computation import StockComputation, computation_for
 from components.training.distributed import World, check_parallel, make_world
@@ -78,8 +79,8 @@ def rehearse(
 ) -> Rehearsal:
     """A step of the process at `place`, which says how many there are.
 
-    bf16: matrices are multiplied in bfloat16. Raises InkwellError where the parameters contradict each other or the
-    model cannot be divided as asked. torch.distributed must not be in use.
+    bf16: matrices are multiplied in bfloat16. Raises InkwellError where the parameters contradict each other, the model
+    cannot be divided as asked, or what it does depends on its numbers. torch.distributed must not be in use.
     """
     parallel = machine.parallel
     check_parallel(place, parallel)
@@ -88,6 +89,9 @@ def rehearse(
         count = sum(weight.numel() for weight in model.parameters())
         world = make_world(place, parallel)
         world.check(model, parameters.block)
+        # flash attention needs about what SDPA does; the other writes its scores out
+        if machine.attention == "eager" and not architectures.of(model.config).recurrent:
+            model.set_attn_implementation("eager")
         add_residual_dropout(model, parameters.residual_dropout)
         if parameters.activation_checkpointing:
             model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
@@ -99,7 +103,7 @@ def rehearse(
         world.prepare(SimpleNamespace(device_mesh=mesh), model)  # type: ignore[arg-type]
         batch = batch_of(parameters, world.replicas)
         tracer = Tracer()
-        with _experts_by_shapes(), FakeTensorMode(allow_non_fake_inputs=True), tracer:
+        with _shapes_suffice(model), _experts_by_shapes(), FakeTensorMode(allow_non_fake_inputs=True), tracer:
             model.to_empty(device="cpu")
             model.tie_weights()
             step = _Step(parameters, model, world, batch, tracer, bf16, fused)
@@ -129,6 +133,18 @@ def _fake_processes(place: Place) -> Iterator[None]:
 
 
 @contextmanager
+def _shapes_suffice(model: PreTrainedModel) -> Iterator[None]:
+    """Say in a sentence where they do not."""
+    try:
+        yield
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        raise InkwellError(
+            f"what a forward pass of {type(model).__name__} does depends on its numbers ({error.func}), and a dry run has "
+            "none: try the model on one device of the cluster instead."
+        ) from error
+
+
+@contextmanager
 def _experts_by_shapes() -> Iterator[None]:
     """Transformers' matrix products of experts in the form that works on shapes alone; PyTorch's knows bfloat16 only."""
     from transformers.integrations import moe
@@ -148,14 +164,15 @@ def _empty_model(parameters: Pretrain, vocabulary: int) -> PreTrainedModel:
             return architectures.build(parameters, vocabulary)
         from transformers import AutoConfig, AutoModelForCausalLM
 
-        folder = Path(parameters.initial)
+        folder = own_path(parameters.initial, "pretrain.initial")
         if not (folder / "config.json").exists():
             raise InkwellError(
                 f"pretrain.initial = {parameters.initial!r}: only the shape of a Hugging Face folder (config.json) can be "
                 "planned; set pretrain's own shape and initial to null."
             )
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        # as it is trained, whatever it was saved in
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         return model
 
 
@@ -236,9 +253,15 @@ class _Step:
 
     def _pass(self) -> Work:
         with self.tracer.counted() as work:
-            loss = self.computation.loss_sum(self._rows(), self._rows(), self._rows())
-            (loss * 0.5).backward()
+            (self._loss() * 0.5).backward()
         return work
+
+    def _loss(self) -> torch.Tensor:
+        if architectures.of(self.model.config).packs:
+            return self.computation.loss_sum(self._rows(), self._rows(), self._rows())
+        # where sequences cannot share a row, how they are cut is known from numbers alone: each row is taken for one
+        assert isinstance(self.computation, StockComputation)
+        return self.computation.pass_loss(Pass({"input_ids": self._rows()}, self._rows()))
 
     def _pipeline(self) -> Work:
         """This stage's passes in the order of the schedule: as many wait for their backward pass as there are stages behind."""

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, Trainer
 from safetensors import SafetensorError
 
 from components.atomic import atomic_folder
+from components.model.forward import without_flash
 from components.training.anomalies import StallWatch
 
 if TYPE_CHECKING:
@@ -85,12 +86,13 @@ class Watch(Callback):
             """All that the whole model is needed for; dropout would change it, and draw from the training's generator."""
             figures: dict[str, float] = {}
             model.eval()
-            if validates:
-                figures = dict(self.validate(model))
-                self._offer(module, model, step, figures)
-            if keeps and self.history is not None:
-                self.history.keep(module, model, {**row, **figures})
-            texts = list(self.sample(model)) if samples and self.sample is not None else []
+            with without_flash(model):
+                if validates:
+                    figures = dict(self.validate(model))
+                    self._offer(module, model, step, figures)
+                if keeps and self.history is not None:
+                    self.history.keep(module, model, {**row, **figures})
+                texts = list(self.sample(model)) if samples and self.sample is not None else []
             model.train()
             return figures, texts
 

@@ -5,14 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
-from components.chat.markup import Message
-from components.corpus.conversations import CONVERSATIONS_FILE, WRITE, Conversation, write_conversations
 from components.model.folders import load_model
 from components.step import content_hash
 from tests.processes import finish, kill_between_checkpoints, start
-from tests.tiny_corpus import clean_rows
 
 PARAMS = """
 ingest: {sources: [{name: tiny, kind: path, location: poems.json}]}
@@ -20,29 +15,6 @@ machine: {compile: "off", threads: 1}
 sft: {steps: 30, block: 128, micro_batch: 4, warmup_steps: 2, validation_every: 10, validation_conversations: 10,
       checkpoints: {minutes: 0.0005}, lora_rank: 4}
 """
-
-
-@pytest.fixture(scope="module")
-def conversations(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("instruct")
-    write_conversations(
-        folder / CONVERSATIONS_FILE,
-        [
-            Conversation(
-                id=f"{row['id']}-0",
-                document_id=row["id"],
-                kind=WRITE,
-                split=row["split"],
-                form=None,
-                messages=[
-                    Message(role="user", content=f"写《{row['title']}》"),
-                    Message(role="assistant", content=row["text"]),
-                ],
-            )
-            for row in clean_rows(200)
-        ],
-    )
-    return folder
 
 
 def _files(conversations: Path, base: Path) -> list[str]:

@@ -87,19 +87,24 @@ def quick_validation(model: PreTrainedModel) -> dict[str, float]:
         return {"validation": float(model(input_ids=row, labels=row).loss)}
 
 
-def prepared(dropout: float = 0.0, data: Tiny | None = None, fused: str = "off", **parameters: Any) -> Training:
-    """A training of the tiny decoder; `parameters` change `SMALL`."""
+def prepared(
+    dropout: float = 0.0,
+    data: Tiny | None = None,
+    fused: str = "off",
+    world: World | None = None,
+    **parameters: Any,
+) -> Training:
+    """A training of the tiny decoder; `parameters` change `SMALL`. world: of several processes, where there are some."""
     optimization = Optimization(**{**SMALL, **parameters})
     torch.set_num_threads(1)
     model = tiny_decoder(dropout=dropout)
-    world = World(Place(), Parallel())
     return prepare(
         optimization,
         model,
         data or Tiny(),
         11,
         plain_choices(fused),
-        world,
+        world or World(Place(), Parallel()),
         residual_dropout=dropout,
         sample_every=6,
     )

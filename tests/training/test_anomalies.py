@@ -15,6 +15,7 @@ import torch
 from components.configuration.training import Anomalies
 from components.errors import InkwellError
 from components.tracking import Recorder
+from components.training import anomalies
 from components.training.anomalies import Judge, StallWatch, robust_z_score
 from components.training.computation import Computation, StockComputation
 from components.training.loop import Outcome, fit
@@ -220,6 +221,59 @@ def test_a_stall_ends_the_process_where_that_is_asked_for_and_the_run_goes_on(
     resumed = train(tmp_path, anomalies={"stall": "record"})
     assert resumed.resumed_at == 8
     assert_same_end(train(tmp_path / "whole"), resumed)
+
+
+def test_a_validation_that_hangs_ends_the_process_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = train(tmp_path / "whole")  # loads what the first step loads, too, which takes seconds
+    monkeypatch.setattr(anomalies, "_NOTHING_KNOWN", 3.0)
+
+    def hang(_: Any) -> dict[str, float]:
+        time.sleep(60)
+        return {}
+
+    child = os.fork()
+    if child == 0:
+        try:
+            train(tmp_path / "hung", validate=hang, anomalies={"stall": "stop"})
+        finally:
+            os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+    hangs = "what follows step 5 (validation, samples, checkpoints) has been going on for"
+    assert f"tiny: training stopped: {hangs}" in capfd.readouterr().err
+    assert f"end: after step 5: {hangs}" in _log(tmp_path / "hung")
+    resumed = train(tmp_path / "hung")
+    assert resumed.resumed_at == 4
+    assert_same_end(whole, resumed)
+
+
+def test_the_first_steps_and_what_is_between_two_of_them_are_watched_with_patience(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(anomalies, "_NOTHING_KNOWN", 1.0)
+    told: list[str] = []
+
+    def told_by(text: str) -> None:
+        """Wait until that was told."""
+        deadline = time.monotonic() + 60
+        while not any(text in line for line in told):
+            assert time.monotonic() < deadline, told
+            time.sleep(0.01)
+
+    with StallWatch(2.0, told.append, poll=0.01) as watch:
+        watch.begin(1)
+        told_by("step 1 has been going on for")
+        watch.end()
+        time.sleep(0.6)  # not yet too long, and so two times as long is not either
+        watch.begin(2)
+        watch.end()
+        told_by("what follows step 2 (validation, samples, checkpoints) has been going on for")
+        watch.begin(3)
+    assert watch.stalls == 2
+    assert told[-1].startswith("what follows step 2 (validation, samples, checkpoints) took")
+    assert float(told[-1].partition(" took ")[2].partition(" s,")[0]) >= 1.2
+    assert not [line for line in told if "follows step 1" in line]
 
 
 def test_a_stall_is_told_while_it_lasts_and_when_it_ends() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -225,17 +226,25 @@ def test_no_worker_outlives_its_launcher(tmp_path: Path, files: list[str]) -> No
     process.communicate()
 
 
+def wait_for_progress(process: subprocess.Popen[str]) -> str:
+    """What it printed up to its first line of progress, which a step has ended before."""
+    assert process.stdout is not None
+    told = ""
+    for line in process.stdout:
+        told += line
+        if re.match(r" +pretrain: +[0-9]+%.*tokens/s", line):
+            return told
+    raise AssertionError(f"it ended before it trained: {told}")
+
+
 def test_asked_to_end_all_save_and_end(tmp_path: Path, files: list[str], alone: dict[str, Path]) -> None:
     seldom = ["--set", "pretrain.checkpoints.minutes=1000"]
     long = [*files, *TWO, *seldom, "--set", "pretrain.steps=100000", "--set", "pretrain.validation_every=100000"]
     process = start("pretrain", tmp_path, PARAMS, *long)
-    run_log = None
-    while run_log is None and process.poll() is None:
-        run_log = next(iter(tmp_path.glob(".inkwell/runs/pretrain/*/run.log")), None)
-        time.sleep(0.05)
-    time.sleep(10)  # into the training
+    output = wait_for_progress(process)
+    assert not list(tmp_path.glob(".inkwell/work/pretrain/*/checkpoints/rows-*.ckpt")), "none is due for a long time"
     process.send_signal(signal.SIGTERM)
-    output = finish(process, 128 + signal.SIGTERM)
+    output += finish(process, 128 + signal.SIGTERM)
     assert output.count("asked to end") == 1
     assert "Traceback" not in output
     assert list(tmp_path.glob(".inkwell/work/pretrain/*/checkpoints/rows-*.ckpt")), "the checkpoint is written"
@@ -251,7 +260,7 @@ def test_asked_to_end_all_save_and_end(tmp_path: Path, files: list[str], alone: 
         (["machine.parallel.pipeline=2", "pretrain.tie_embeddings=true"], "pretrain.tie_embeddings"),
         (["machine.parallel.nodes=2"], "machine.parallel.nodes"),
         (["machine.parallel.launcher=slurm"], "srun"),
-        (["machine.parallel.strategy=fsdp2", "pretrain.architecture=mamba2"], "recurrent"),
+        (["machine.parallel.strategy=fsdp2", "pretrain.architecture=mamba2"], "cannot share a row"),
     ],
 )
 def test_a_mistake_is_told_once(tmp_path: Path, files: list[str], change: list[str], named: str) -> None:
@@ -259,6 +268,29 @@ def test_a_mistake_is_told_once(tmp_path: Path, files: list[str], change: list[s
     told = [line for line in output.splitlines() if not line.startswith("  plan:")]
     assert len(told) == 1, output
     assert named in told[0]
+
+
+@pytest.mark.parametrize(
+    ("family", "parallel"),
+    [("opt", {"strategy": "fsdp2"}), ("qwen3", {"strategy": "fsdp2"}), ("qwen3", {"pipeline": 2})],
+)
+def test_models_whose_passes_differ_in_number_are_refused(family: str, parallel: dict[str, Any]) -> None:
+    """A family that is not known, and one that is, with layers that attend in different ways; else they would hang."""
+    import transformers
+
+    from components.training.distributed import make_world
+
+    shape: dict[str, Any] = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model: Any
+    if family == "opt":
+        model = transformers.OPTForCausalLM(transformers.OPTConfig(**shape, ffn_dim=48, word_embed_proj_dim=32))
+    else:
+        shape |= {"intermediate_size": 48, "num_key_value_heads": 2, "tie_word_embeddings": False}
+        windows = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}
+        model = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**shape, **windows))
+    world = make_world(Place(size=2, local_size=2), Parallel(**parallel))
+    with pytest.raises(InkwellError, match=rf"{next(iter(parallel))} = .*this {family} model cannot share a row"):
+        world.check(model, 32)
 
 
 ONE_FAILS = """

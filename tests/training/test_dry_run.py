@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from components.configuration import Configuration, parse
+from components.errors import InkwellError
 from components.model.architectures import count
 from components.training.dry_run import Cluster, Estimate, advice, describe, estimate, main, parse_bytes, with_dial
 from tests.processes import ROOT
@@ -108,8 +109,9 @@ print(json.dumps(resident("VmHWM") - before))
         ({}, {"activation_checkpointing": True, "layers": 8, "block": 256, "context": 256}),
         ({}, {"architecture": "gpt2", "tie_embeddings": True}),
         ({}, {"architecture": "mixtral", "experts": 4}),
+        ({}, {"architecture": "mamba2", "layers": 6, "block": 256, "context": 256}),
     ],
-    ids=["stock", "bf16 and adamw", "fused", "activations computed again", "gpt2", "mixtral"],
+    ids=["stock", "bf16 and adamw", "fused", "activations computed again", "gpt2", "mixtral", "mamba2"],
 )
 def test_memory_is_what_a_process_really_takes(machine: dict[str, Any], pretrain: dict[str, Any]) -> None:
     """Within 15 %, and 24 MiB that the allocator and PyTorch's libraries come to on their own."""
@@ -202,6 +204,48 @@ def test_machines_are_told_apart_and_time_follows_from_rates() -> None:
     assert split.exchanging == pytest.approx(split.sent_outside / 1e9 + split.sent_inside / 1e10)
 
 
+def test_attention_is_planned_as_it_is_asked_for() -> None:
+    written_out = estimate(configured(machine={"attention": "eager"}), Cluster(), VOCABULARY)
+    scores = 3 * 8 * 4 * 128 * 128 * 4  # layers, rows, heads, tokens twice, bytes
+    assert written_out.peak - planned().peak > 0.5 * scores, "SDPA keeps a mask of each layer instead"
+    with pytest.raises(InkwellError, match=r"machine\.fused = 'on': machine\.attention = 'eager'"):
+        estimate(configured(machine={"attention": "eager", "fused": "on"}), Cluster(), VOCABULARY)
+
+
+def saved_opt(folder: Path, **changed: Any) -> Any:
+    """Configuration, without weights, of a model of a family that is trained with a sequence a row."""
+    from transformers import OPTConfig
+
+    shape = {"hidden_size": 64, "ffn_dim": 128, "word_embed_proj_dim": 64, "num_hidden_layers": 2}
+    shape |= {"num_attention_heads": 2, "vocab_size": 512, "max_position_embeddings": 128}
+    config = OPTConfig(**shape, **changed)
+    config.save_pretrained(folder)
+    return config
+
+
+def test_a_model_to_continue_from_is_planned_by_its_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import OPTForCausalLM
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = saved_opt(tmp_path / "opt", dtype="bfloat16")
+    found = planned(initial="~/opt", optimizer="adamw")
+    assert found.parameters == sum(weight.numel() for weight in OPTForCausalLM(config).parameters())
+    assert found.at_peak["weights"] == 4 * found.parameters, "float32, as it is trained"
+    width, layers, inner, block = 64, 2, 128, 128
+    multiplied = layers * (4 * width**2 + 2 * width * inner) + width * 512
+    attention = 14 * layers * width * block
+    assert found.operations == pytest.approx((6 * multiplied + attention) * found.tokens, rel=0.05)
+
+
+def test_a_model_that_looks_at_its_numbers_is_refused(tmp_path: Path) -> None:
+    """Layers that are left out by a throw of the dice: no shape tells how many."""
+    saved_opt(tmp_path / "opt", layerdrop=0.5)
+    with pytest.raises(InkwellError, match="what a forward pass of OPTForCausalLM does depends on its numbers"):
+        planned(initial=str(tmp_path / "opt"))
+
+
 def test_advice_is_tried_out() -> None:
     configuration, found = configured(), planned()
     roomy = Cluster(memory=found.peak * 2)
@@ -249,6 +293,9 @@ def test_a_dial_in_parameters_is_turned(tmp_path: Path, token_folder: Path, caps
     for change, told in (("parameters=300000", "needs the corpus"), ("minutes=5", "pretrain.dial.minutes")):
         assert main([*files, "--set", f"pretrain.dial.{change}"]) == 2
         assert told in capsys.readouterr().err
+    continued = ["--set", "pretrain.initial=models/other", "--set", "pretrain.dial.parameters=300000"]
+    assert main([*files, *continued]) == 2
+    assert "the weights of pretrain.initial have their size" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--processes", "--nodes"])

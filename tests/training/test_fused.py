@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from components.configuration.training import Optimization, Parallel
+from components.configuration.training import Machine, Optimization, Parallel
 from components.errors import InkwellError
 from components.launch.processes import Place
+from components.machine.hardware import decide, fused_modules
 from components.model.architectures import new_model
 from components.model.forward import visible
 from components.training.averaging import WeightAverage
@@ -211,6 +213,34 @@ def test_half_precision_with_scaled_losses_keeps_the_stock_modules() -> None:
     assert isinstance(computation_for(_model(), dtype=torch.float16, compile=False), StockComputation)
     with pytest.raises(InkwellError, match="fp16"):
         computation_for(_model(), dtype=torch.float16, compile=False, fused="on")
+
+
+def test_an_attention_that_is_asked_for_is_that_of_the_models_own_modules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a new run, and in one that began without the wish."""
+    monkeypatch.setenv("INKWELL_CACHE", str(tmp_path / "cache"))
+    plain = Machine(precision="fp32", threads=1, compile="off", calibrate=False)
+
+    def computed(machine: Machine, work: str) -> tuple[type, str]:
+        (tmp_path / work).mkdir(exist_ok=True)
+        choices = decide(machine, 1000, tmp_path / work)
+        training = prepare(Optimization(**SMALL), tiny_decoder(), Tiny(), 1, choices, World(Place(), Parallel()))
+        return type(training.computation), training.model.config._attn_implementation
+
+    assert computed(plain, "begun") == (FusedDecoder, "sdpa")
+    for wished in ("sdpa", "eager"):
+        asked = plain.model_copy(update={"attention": wished})
+        for work in (f"new with {wished}", "begun"):
+            assert computed(asked, work) == (StockComputation, wished)
+    with pytest.raises(InkwellError, match=r"machine\.attention = 'eager' is for the model's own modules"):
+        decide(asked.model_copy(update={"fused": "on"}), 1000, tmp_path)
+
+
+def test_layers_of_float8_are_not_gone_past() -> None:
+    assert fused_modules(Machine(precision="fp8")) == "off"
+    with pytest.raises(InkwellError, match=r"machine\.fused = 'on': machine\.precision = 'fp8'"):
+        fused_modules(Machine(precision="fp8", fused="on"))
 
 
 def test_what_has_no_equivalent_keeps_its_own_modules() -> None:
