@@ -144,7 +144,13 @@ def test_the_flow_makes_again_what_is_damaged_and_reads_nothing_where_nothing_is
     assert kept.exists()
     (finished / "b.txt").unlink()
     states = {outcome.stage: outcome.state for outcome in run_pipeline(finished)}
-    assert states == {"first": "unchanged", "left": "ran", "right": "unchanged", "last": "unchanged", "folder": "unchanged"}
+    assert states == {
+        "first": "unchanged",
+        "left": "ran",
+        "right": "unchanged",
+        "last": "unchanged",
+        "folder": "unchanged",
+    }
     assert (finished / "b.txt").read_text() == "in!"
     assert (finished / "d.txt").read_text() == "in!inin"
 
