@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -285,6 +286,45 @@ def test_a_figure_that_is_not_under_its_bar_is_told() -> None:
     ]
     # The bars of the issue.
     assert (BARS["noop_seconds"], BARS["plan_seconds"], BARS["flow_seconds_per_stage"]) == (3, 2, 1.5)
+
+
+@pytest.mark.timeout(900)
+def test_what_the_flow_costs_is_measured_and_judged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import operations
+    from flows.processes import environment
+
+    root, folder = Path(__file__).parents[2], tmp_path / "finished"
+    for name in ("components", "flows"):
+        shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    stages = {
+        name: {
+            "cmd": f"python -c \"open('{name}.txt', 'w').write('{name}')\"",
+            "deps": ["in.txt"],
+            "outs": [f"{name}.txt"],
+        }
+        for name in ("a", "b")
+    }
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    (folder / "in.txt").write_text("in")
+    for arguments in (["init", "--no-scm", "-q"], ["repro", "-q"]):
+        subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, env=environment(), check=True)
+    monkeypatch.setattr(operations, "_REPEATED", 1)
+    # As slow as it is on this machine, the plan is not instant: a bar of nothing is missed.
+    monkeypatch.setattr(
+        operations, "BARS", {**BARS, "noop_seconds": 600, "flow_seconds_per_stage": 600, "plan_seconds": 0}
+    )
+    status = main(["--only", "noop", "--finished", str(folder), "--workspace", str(tmp_path / "operations")])
+    lines = capsys.readouterr().out.splitlines()
+    found = json.loads(lines[-1])
+    assert (status, found["bars_missed"], found["stages"]) == (1, 1, 2)
+    assert any("plan_seconds is" in line and "has to be under 0" in line for line in lines)
+    assert 0 < found["plan_seconds"] < 600
+    assert found["flow_seconds_per_stage"] == pytest.approx(
+        (found["restoring_flow_seconds"] - found["restore_seconds"]) / 2, abs=0.01
+    )
+    assert {"noop_seconds", "flow_seconds", "flow_noop_seconds_per_stage"} <= found.keys()
 
 
 @pytest.mark.parametrize(
