@@ -87,7 +87,7 @@ def _drawn(grounds: Grounds, trial: Trial, draw: int, expected: Mapping[str, str
         try:
             strike = DISTURBANCES[trial.fault](scene)
             struck = strike.struck
-            scene.story.append(strike.words)
+            scene.story.insert(0, strike.words)
             if struck:
                 lost += _finish(scene, expected)
         except InkwellError as error:
