@@ -19,6 +19,7 @@ from pathlib import Path
 
 from components.errors import InkwellError
 from flows.orchestration.graph import Stage, last_seconds, read_stages
+from flows.orchestration.repro import command as dvc_command
 from flows.processes import Command, environment, terminating
 
 _RUNNING = re.compile(r"^Running stage '([^']+)'")
@@ -85,7 +86,7 @@ def run(workspace: Path, arguments: Sequence[str]) -> int:
     chosen = read_stages(workspace, targets) if targets else list(stages.values())
     clock = Clock(chosen, last_seconds(workspace))
     pipeline = uuid.uuid4().hex
-    command = [sys.executable, "-m", "dvc", "repro", *arguments]
+    command = dvc_command("repro", *arguments)
     began = time.monotonic()
     status = 130
     with Command(command, workspace, environment(pipeline)) as repro:

@@ -1,13 +1,14 @@
-"""The faults: each waits for its moment in a pipeline that runs, and breaks one thing."""
+"""The blows: each waits for its moment in a pipeline that runs, breaks one thing, and says whether anything broke."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import random
-import signal
+import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,21 +16,40 @@ if TYPE_CHECKING:
     import psutil
 
     from benchmarks.chaos.services import Service
+    from flows.orchestration.graph import Stage
 
 FAULTS = ("stage", "worker", "server", "database", "disk", "mlflow", "s3", "two", "cache")
+_PATIENCE = 1800.0  # seconds to wait for a stage that was to be met
+_UNKNOWN = 3.0  # seconds that a stage is taken to last where nobody has measured it
 
 
-def wait_for_stage(workspace: Path, stage: str, alive: Callable[[], bool]) -> psutil.Process | None:
-    """The process of `stage` in `workspace`, once it works; None when the pipeline has ended before."""
+@dataclass(frozen=True)
+class Strike:
+    """Whether a fault has broken something while a pipeline worked, and what happened, in words."""
+
+    struck: bool
+    words: str
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When a blow falls: `delay` seconds after a process of `stage`, which runs `command`, was seen at work."""
+
+    stage: str
+    command: str
+    delay: float
+
+
+def wait_for_stage(workspace: Path, moment: Moment, alive: Callable[[], bool]) -> psutil.Process | None:
+    """The process of the stage in `workspace`, once it works; None when the pipeline has ended before."""
     import psutil
 
-    root = workspace.resolve()
-    while alive():
+    root, wanted = workspace.resolve(), shlex.split(moment.command)[1:]  # which Python it is does not matter
+    deadline = time.monotonic() + _PATIENCE
+    while alive() and time.monotonic() < deadline:
         for process in psutil.process_iter():
             try:
-                command = process.cmdline()
-                named = "-m" in command and f"components.{stage}" in command
-                if named and Path(process.cwd()).is_relative_to(root):
+                if process.cmdline()[1:] == wanted and Path(process.cwd()).is_relative_to(root):
                     return process
             except (psutil.Error, OSError):
                 continue
@@ -37,54 +57,67 @@ def wait_for_stage(workspace: Path, stage: str, alive: Callable[[], bool]) -> ps
     return None
 
 
-def kill_stage(workspace: Path, stage: str, delay: float, alive: Callable[[], bool]) -> str:
-    """SIGKILL to the stage's own process, `delay` seconds after it was seen; what happened, in words."""
-    process = wait_for_stage(workspace, stage, alive)
+def kill_stage(workspace: Path, moment: Moment, alive: Callable[[], bool]) -> Strike:
+    """SIGKILL to the stage's own process."""
+    import psutil
+
+    process = wait_for_stage(workspace, moment, alive)
     if process is None:
-        return f"{stage} was not met"
-    time.sleep(delay)
-    with contextlib.suppress(Exception):
-        process.kill()
-        return f"{stage} killed after {delay:.1f} s"
-    return f"{stage} had ended before it was killed"
+        return Strike(False, f"{moment.stage} was not met")
+    time.sleep(moment.delay)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if process.status() != psutil.STATUS_ZOMBIE:
+            process.kill()
+            return Strike(True, f"{moment.stage} killed after {moment.delay:.1f} s")
+    return Strike(False, f"{moment.stage} had ended before it was killed")
 
 
-def kill_process(workspace: Path, stage: str, delay: float, alive: Callable[[], bool], victim: int, name: str) -> str:
-    """SIGKILL to one process (the flow or the worker) while `stage` works."""
-    if wait_for_stage(workspace, stage, alive) is None:
-        return f"{stage} was not met"
-    time.sleep(delay)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(victim, signal.SIGKILL)
-    return f"{name} killed {delay:.1f} s into {stage}"
-
-
-def kill_service(workspace: Path, stage: str, delay: float, alive: Callable[[], bool], service: Service) -> str:
-    """SIGKILL to a server while `stage` works."""
-    if wait_for_stage(workspace, stage, alive) is None:
-        return f"{stage} was not met"
-    time.sleep(delay)
+def kill_service(workspace: Path, moment: Moment, alive: Callable[[], bool], service: Service) -> Strike:
+    """SIGKILL to a server or a worker while the stage works."""
+    if wait_for_stage(workspace, moment, alive) is None:
+        return Strike(False, f"{moment.stage} was not met")
+    time.sleep(moment.delay)
+    if not alive() or not service.alive():
+        return Strike(False, f"the pipeline or the {service.name} had ended before the kill")
     service.kill()
-    return f"{service.name} killed {delay:.1f} s into {stage}"
+    return Strike(True, f"{service.name} killed {moment.delay:.1f} s into {moment.stage}")
 
 
-def corrupt_cache(workspace: Path, rng: random.Random) -> str:
-    """Change a byte in the middle of a file of DVC's cache, which keeps its name, size and protection."""
-    files = sorted(
-        path
-        for path in (workspace / ".dvc" / "cache" / "files" / "md5").glob("*/*")
-        if path.is_file() and path.stat().st_size and not path.name.endswith(".dir")
-    )
-    chosen = rng.choice(files)
+def damage_cache(workspace: Path, output: str, rng: random.Random) -> str:
+    """Change a byte in the middle of a file from which DVC would restore `output`; what was done, in words.
+
+    Name, size, protection and time of the file stay as they were: nothing but its bytes tells.
+    """
+    from dvc.repo import Repo
+    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_data.hashfile.tree import Tree
+
+    from flows.promotion.kept import locked
+
+    value = locked(workspace, [output])[output]
+    with Repo(str(workspace)) as repo:
+        cache = repo.cache.local
+        names = [value]
+        if value.endswith(".dir"):
+            names += [str(info.value) for _, _, info in Tree.load(cache, HashInfo("md5", value))]
+        paths = [Path(cache.oid_to_path(name)) for name in sorted(set(names))]
+    chosen = rng.choice([path for path in paths if path.stat().st_size])
+    before = chosen.stat()
     data = bytearray(chosen.read_bytes())
     data[len(data) // 2] ^= 0xFF
-    mode = chosen.stat().st_mode
     chosen.chmod(0o644)
     chosen.write_bytes(data)
-    chosen.chmod(mode)
-    return f"{chosen.parent.name}{chosen.name[:6]} of the cache corrupted"
+    chosen.chmod(before.st_mode & 0o777)
+    os.utime(chosen, ns=(before.st_atime_ns, before.st_mtime_ns))
+    return f"{chosen.parent.name}{chosen.name[:6]} of the cache damaged, of {output}"
 
 
-def pick(rng: random.Random, stages: Sequence[str]) -> tuple[str, float]:
-    """A stage and seconds into it: half of the time right at its beginning, when it reads and opens things."""
-    return rng.choice(list(stages)), rng.choice((0.0, rng.uniform(0, 3), rng.uniform(0, 15), rng.uniform(0, 3)))
+def pick(rng: random.Random, stages: Sequence[Stage], seconds: Mapping[str, float], at_once: bool = False) -> Moment:
+    """A moment in a pipeline: every third time right at a stage's beginning, when it reads and opens things, and so always with `at_once`.
+
+    `seconds`: how long stages took when nothing broke.
+    """
+    stage = rng.choice(list(stages))
+    share = rng.choice((0.0, rng.uniform(0, 0.9), rng.uniform(0, 0.9)))
+    delay = 0.0 if at_once else share * seconds.get(stage.name, _UNKNOWN)
+    return Moment(stage.name, stage.command, delay)

@@ -51,6 +51,10 @@ class Service:
                 raise InkwellError(f"the {self.name} did not start: {log} says why.")
             time.sleep(0.3)
 
+    def alive(self) -> bool:
+        """Whether its process runs."""
+        return self.process is not None and self.process.poll() is None
+
     def kill(self) -> None:
         """SIGKILL to all of it."""
         if self.process is not None:
@@ -102,28 +106,36 @@ def prefect_server(folder: Path, database: str | None = None) -> tuple[Service, 
     return Service("prefect-server", folder, command, env, ready), address
 
 
-def postgres(folder: Path) -> tuple[Service, str]:
-    """Debian's PostgreSQL with its data in `folder`; the service and the address for Prefect.
-
-    InkwellError where it is not installed, or, for root, where there is no user to run it as.
-    """
+def initdb() -> str:
+    """Debian's program that makes a PostgreSQL database; InkwellError where there is none."""
     found = shutil.which("initdb") or next(map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))), None)
     if not found:
         raise InkwellError(
             "PostgreSQL is not installed: `apt install postgresql`, or leave the fault `database` out (--faults)."
         )
-    programs, data, port = Path(found).parent, folder / "postgres", free_port()
+    return found
+
+
+def postgres(folder: Path) -> tuple[Service, str]:
+    """Debian's PostgreSQL with its data in `folder`, made where there are none; the service and the address for Prefect.
+
+    InkwellError where it is not installed, or, for root, where there is no user to run it as.
+    """
+    maker, data, port = initdb(), folder / "postgres", free_port()
     folder.mkdir(parents=True, exist_ok=True)
-    own: list[str] = []
-    if os.geteuid() == 0:  # it refuses to run as root
-        own = ["runuser", "-u", "postgres", "--"]
-        data.mkdir(exist_ok=True)
-        shutil.chown(data, "postgres")
-        if not subprocess.run([*own, "test", "-x", str(data)], check=False).returncode == 0:
-            raise InkwellError(f"the user postgres cannot enter {data}: choose a --workspace that all users can reach.")
-    if not (data / "PG_VERSION").exists():
+    own = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []  # it refuses to run as root
+    if not data.exists():
+        fresh = folder / "postgres.new"  # a database whose making was killed would never start
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        if own:
+            shutil.chown(fresh, "postgres")
+            if not subprocess.run([*own, "test", "-x", str(fresh)], check=False).returncode == 0:
+                raise InkwellError(
+                    f"the user postgres cannot enter {fresh}: choose a --workspace that all users can reach."
+                )
         made = subprocess.run(
-            [*own, found, "-D", str(data), "--auth=trust", "--username=inkwell", "--encoding=UTF8", "--locale=C"],
+            [*own, maker, "-D", str(fresh), "--auth=trust", "--username=inkwell", "--encoding=UTF8", "--locale=C"],
             cwd="/",
             capture_output=True,
             text=True,
@@ -131,7 +143,9 @@ def postgres(folder: Path) -> tuple[Service, str]:
         )
         if made.returncode:
             raise InkwellError(f"initdb failed: {' '.join(made.stderr.split())}.")
-    command = [*own, str(programs / "postgres"), "-D", str(data), "-p", str(port), "-h", "127.0.0.1", "-k", ""]
+        fresh.rename(data)
+    server = str(Path(maker).with_name("postgres"))
+    command = [*own, server, "-D", str(data), "-p", str(port), "-h", "127.0.0.1", "-k", ""]
     service = Service("postgres", folder, command, environment(), lambda: listens(port))
     return service, f"postgresql+asyncpg://inkwell@127.0.0.1:{port}/postgres"
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from components.errors import InkwellError
 from components.step import STATE
 from flows.orchestration.graph import Stage, read_stages
+from flows.orchestration.objects import drop_damaged_of
 from flows.placement.handover import Store, open_repository, take_over
 from flows.placement.snapshot import commit_of
 from flows.processes import environment
@@ -113,6 +114,8 @@ class Isolated:
             raise InkwellError(f"{self.remote} does not hold what {missing[0]} made: run the pipeline again.")
         take_over(self.folder, [handovers[name] for name in names])
         with open_repository(self.folder, self.remote) as repo:
+            for sentence in drop_damaged_of(repo, names):
+                print(f"isolated: {sentence}", file=sys.stderr)
             repo.pull(targets=names, force=True)
         confirmed = subprocess.run(
             [sys.executable, "-m", "dvc", "--wait-for-lock", "status", "--json", *names],

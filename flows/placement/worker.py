@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -32,7 +33,8 @@ def work(commit: str, stage: str, remote: str, repository: str, scratch: Path, f
     InkwellError when the commit, the stage or the remote is not to be had, or another worker has the stage.
     """
     from flows.orchestration.graph import read_stages
-    from flows.placement.handover import Store, hand_over, take_over
+    from flows.orchestration.objects import drop_damaged_of
+    from flows.placement.handover import Store, hand_over, open_repository, take_over
     from flows.processes import terminating
 
     place = scratch.resolve() / commit
@@ -45,6 +47,9 @@ def work(commit: str, stage: str, remote: str, repository: str, scratch: Path, f
         store = Store(clone, remote)
         handovers = store.get(commit, [known.name for known in closure])
         take_over(clone, list(handovers.values()))
+        with open_repository(clone, remote) as repo:  # `--pull` copies out of the clone's cache what it finds there
+            for sentence in drop_damaged_of(repo, [known.name for known in closure]):
+                print(f"cache: {sentence}", flush=True)
         repro = ["--wait-for-lock", "repro", "--single-item", "--pull", *(["--force"] if force else []), stage]
         status = _dvc(clone, *repro)
         if status:
@@ -117,10 +122,12 @@ def _make_clone(clone: Path, commit: str, repository: str, remote: str) -> None:
 
 def _dvc(clone: Path, *arguments: str) -> int:
     """Run `dvc` in the clone with its output passed on; the exit status."""
+    from flows.orchestration.repro import command
     from flows.processes import Command, environment
 
-    env = {**environment(), _MARK: str(clone)}
-    with Command([sys.executable, "-m", "dvc", *arguments], clone, env, together=True) as running:
+    # Started by hand, the stage is a pipeline of its own.
+    env = {**environment(os.environ.get("INKWELL_PIPELINE") or uuid.uuid4().hex), _MARK: str(clone)}
+    with Command(command(*arguments), clone, env, together=True) as running:
         for line in running.lines():
             print(line, flush=True)
         return running.wait()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Protocol
 
 from components.errors import InkwellError
 from flows.orchestration.graph import Stage, read_changes
+from flows.orchestration.repro import command as dvc_command
 
 
 class Placement(Protocol):
@@ -61,9 +61,9 @@ class Workspace:
         return found
 
     def command(self, stage: Stage, force: bool) -> list[str]:
-        """`dvc repro --single-item`."""
+        """`dvc repro --single-item`, which reads what it restores."""
         forced = ["--force"] if force else []
-        return [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *forced, stage.name]
+        return dvc_command("--wait-for-lock", "repro", "--single-item", *forced, stage.name)
 
     def finish(self, finished: Sequence[Stage]) -> None:
         """Everything is there already."""

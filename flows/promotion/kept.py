@@ -9,6 +9,7 @@ from typing import Any
 
 from components.atomic import atomic_folder
 from components.errors import InkwellError
+from flows.orchestration.objects import whole
 
 
 def locked(workspace: Path, paths: Sequence[str], others: Sequence[str] = ()) -> dict[str, str]:
@@ -108,20 +109,9 @@ class _Cache:
 
         return HashInfo("md5", value)
 
-    def _whole(self, value: str) -> bool:
-        """Whether the cache holds it undamaged; DVC removes what is damaged when it finds it."""
-        from dvc_data.hashfile.hash import file_md5
-        from dvc_objects.errors import ObjectFormatError
-
-        odb = self._repo.cache.local
-        try:
-            odb.check(value)
-            return bool(file_md5(odb.oid_to_path(value), odb.fs) == value.removesuffix(".dir"))
-        except (FileNotFoundError, ObjectFormatError):
-            return False
-
     def _need(self, values: Sequence[str]) -> None:
-        lacking = [value for value in dict.fromkeys(values) if not self._whole(value)]
+        cache = self._repo.cache.local
+        lacking = [value for value in dict.fromkeys(values) if not whole(cache, value)]
         if lacking:
             from dvc.config import NoRemoteError
 
@@ -133,6 +123,6 @@ class _Cache:
                 pass
             except Exception as error:  # botocore's, the file system's: the remote is the user's
                 raise FileNotFoundError(f"the remote cannot be had: {type(error).__name__}") from error
-            lost = [value for value in lacking if not self._whole(value)]
+            lost = [value for value in lacking if not whole(cache, value)]
             if lost:
                 raise FileNotFoundError(f"{len(lost)} of {len(set(values))} files are lost")
