@@ -164,9 +164,10 @@ def shaped_like(parameters: Pretrain, model: PreTrainedModel) -> Pretrain:
     """`parameters` with the shape that a loaded model has, for `resolve` and for what is told of the run."""
     from components.model.architectures import TABLE, of
 
-    config = model.config
+    config, kind = model.config, of(model.config)
     read = {
-        "architecture": name if (name := of(config).name) in TABLE else None,
+        # what a plan knows of other recurrent families is that there is no attention to count
+        "architecture": kind.name if kind.name in TABLE else ("mamba2" if kind.recurrent else None),
         "hidden_size": config.hidden_size,
         "layers": config.num_hidden_layers,
         "heads": getattr(config, "num_attention_heads", None) or getattr(config, "num_heads", None),
@@ -174,5 +175,6 @@ def shaped_like(parameters: Pretrain, model: PreTrainedModel) -> Pretrain:
         "tie_embeddings": config.tie_word_embeddings,
     }
     found = {name: value for name, value in read.items() if value is not None}
-    found["key_value_heads"] = getattr(config, "num_key_value_heads", None) or found["heads"]
+    if "heads" in found:
+        found["key_value_heads"] = getattr(config, "num_key_value_heads", None) or found["heads"]
     return parameters.model_copy(update=found)
