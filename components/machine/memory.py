@@ -1,4 +1,4 @@
-"""How much memory this process may use."""
+"""How much memory this process may use, and how much of it a training may take."""
 
 from __future__ import annotations
 
@@ -13,6 +13,15 @@ def available_memory() -> int:
 
     machine = int(psutil.virtual_memory().total)
     return min(machine, _container_memory(Path("/sys/fs/cgroup")) or machine)
+
+
+def device_memory(device: str, processes: int = 1) -> float:
+    """Bytes that each of `processes` on this machine may train in: its card's, else an equal share of the machine's."""
+    if device == "cuda":  # untested on this hardware
+        import torch
+
+        return float(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
+    return available_memory() / processes
 
 
 def _container_memory(root: Path) -> int | None:

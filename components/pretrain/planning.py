@@ -74,14 +74,16 @@ def resolve(
     memory_gib: float | None = None,
     initial: Count | None = None,
     processes: int = 1,
+    gain: float | None = None,
 ) -> tuple[Pretrain, Plan]:
     """The parameters that a run really has, and its plan; kept in `work`/plan.json, and read from there the next time.
 
     Where the dial is not set, the parameters are those that were given. probe: `components.pretrain.probe`, asked for at
     most three shapes; None: nothing is timed, so a plan has no minutes, and a dial in minutes is refused. initial: size of
     the weights that the run continues from, whose shape `parameters` then have (`shaped_like`).
-    memory_gib: what the training may take; the dial chooses nothing larger. processes: that train together, each as fast
-    as the one that is timed.
+    memory_gib: what a process may take; the dial chooses nothing larger. processes: that train together, each as fast
+    as the one that is timed. gain: how many times as fast several processes are as the one that the plan was made for: it
+    is made again for them, by what was timed then.
 
     Raises InkwellError as `components.pretrain.dial.turn` does.
     """
@@ -130,7 +132,11 @@ def resolve(
         saved = json.loads(kept.read_text(encoding="utf-8"))
         # what the dial has not decided may have been changed since
         resolved = type(parameters).model_validate(parameters.model_dump() | saved["decided"])
-        pace = Pace(tuple((width, rate) for width, rate in saved["measured"]), processes)
+        measured_then = tuple((width, rate) for width, rate in saved["measured"])
+        pace = Pace(measured_then, saved.get("processes", processes), saved.get("gain", 1.0))
+        if gain is not None:
+            pace = replace(pace, gain=gain)
+            resolved = turned(pace)
     else:
         resolved, pace = measured()
         if probe and pace.measured:
@@ -138,10 +144,10 @@ def resolve(
     plan = planned(
         resolved, size(resolved), corpus, vocabulary, trusted, pace=pace if pace.measured else None, bf16=bf16
     )
-    if not kept.exists():
+    if gain is not None or not kept.exists():
         written = parameters.model_dump(mode="json")
         decided = {name: value for name, value in resolved.model_dump(mode="json").items() if value != written[name]}
-        described = {"decided": decided, "measured": pace.measured, "plan": asdict(plan)}
+        described = {"decided": decided, **asdict(pace), "plan": asdict(plan)}
         with atomic_file(kept) as temporary:
             temporary.write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return resolved, plan
