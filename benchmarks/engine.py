@@ -40,9 +40,12 @@ if TYPE_CHECKING:
 def opened(parameters: Pretrain, machine: Machine, workspace: Path, seed: int = 1) -> Iterator[Training]:
     """What `pretrain` trains with in `workspace`: a fresh model of the shape in `parameters`, calibrated as for a long run.
 
-    The shape is what is measured: a dial would set another one, and weights to go on from have their own.
+    The shape is what is measured: a dial would set another one, and weights to go on from have their own. One process,
+    where a person has not set more: it is this one that is measured, and nobody could start others in its place.
     """
     parameters = parameters.model_copy(update={"dial": Dial(), "initial": None})
+    parallel = machine.parallel.model_copy(update={"processes": machine.parallel.count})
+    machine = machine.model_copy(update={"parallel": parallel})
     train, tokenizer = TokenShards(workspace / "data" / "tokens", "train"), workspace / "models" / "tokenizer"
     with (
         tempfile.TemporaryDirectory() as work,

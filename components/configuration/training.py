@@ -76,7 +76,7 @@ class Machine(Section):
     )
     allocator: Literal["auto", "glibc", "off"] = Field(
         "auto",
-        description="memory of the process; glibc: told to keep large blocks; auto: that, unless another allocator is preloaded or glibc's variables are set; off: as it is",
+        description="memory of the process; glibc: told to keep large blocks; auto: that, unless another allocator is preloaded, glibc's variables are set or it was measured to be slower here; off: as it is",
     )
     calibrate: bool = Field(
         True, description="try choices that are left open for some seconds and keep the fastest, once a machine"

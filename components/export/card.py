@@ -142,7 +142,8 @@ def model_card(figures: Figures, comparison: Comparison | None, sizes: Mapping[s
 def _inside(config: PreTrainedConfig) -> str:
     """What a block is made of."""
     if of(config).recurrent:
-        return f"{config.num_heads} state-space heads of {config.head_dim} by {config.state_size}"
+        found = [getattr(config, name, None) for name in ("num_heads", "head_dim", "state_size")]
+        return "{} state-space heads of {} by {}".format(*found) if all(found) else "a recurrent state"
     heads = config.num_attention_heads
     inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size
     words = f"{heads} attention heads ({getattr(config, 'num_key_value_heads', heads)} of keys and values)"

@@ -2,7 +2,8 @@
 
 glibc reads these settings once, when a process starts, so a step that trains replaces itself by the same command with
 the settings in its environment. Other C libraries and systems ignore them; an allocator that the user has preloaded
-(tcmalloc, jemalloc, mimalloc) and settings that the user has made stay as they are.
+(tcmalloc, jemalloc, mimalloc) and settings that the user has made stay as they are. The first run measures what the
+settings gain on this machine (`gain`); where they make it slower, runs after it are left without them.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ _BLOCK, _ROUNDS, _TRIES = 64 << 20, 8, 3  # of `gain`: bytes a block, blocks a t
 def keep_large_blocks(module: str) -> None:
     """Re-execute `python -m module` with the settings, once; the process id and the arguments stay the same.
 
-    Nothing happens where `machine.allocator` is off, and with auto where another allocator is preloaded or the user has
-    set glibc's variables.
+    Nothing happens where `machine.allocator` is off, and with auto where another allocator is preloaded, the user has set
+    glibc's variables, or the settings were slower here.
     """
     if {"-h", "--help", "--parameters"} & set(sys.argv[1:]) or set(_KEEP) <= os.environ.keys():
         return
@@ -45,7 +46,7 @@ def settings_for(wanted: str, environment: Mapping[str, str]) -> dict[str, str]:
         return {}
     if wanted == "auto" and in_use(environment) not in ("glibc", "off"):
         return {}
-    if wanted == "auto" and any(name in environment for name in _KEEP):
+    if wanted == "auto" and (any(name in environment for name in _KEEP) or (remembered_gain() or 1.0) < 1.0):
         return {}
     name, value = _LARGE_PAGES
     return {**_KEEP, **({} if name in environment else {name: value})}
@@ -72,6 +73,28 @@ def gain() -> float | None:
     seconds = [_child_seconds({**plain, **more}) for more in ({}, settings)]
     without, with_settings = seconds
     return without / with_settings if without and with_settings else None
+
+
+def remember_gain(found: float) -> None:
+    """Keep what `gain` found for the processes that start after this one; 0, where it found nothing, is not kept."""
+    from components.machine.cache import remember
+
+    if found:
+        remember("allocator", _identity(), {"gain": found})
+
+
+def remembered_gain() -> float | None:
+    """What `gain` found on this machine, None where it was not asked yet. Read without PyTorch: the process starts anew."""
+    from components.machine.cache import recall
+
+    found = (recall("allocator", _identity()) or {}).get("gain")
+    return float(found) if isinstance(found, int | float) else None
+
+
+def _identity() -> dict[str, str]:
+    from components.machine.cache import processor
+
+    return {"processor": processor(), "system": platform.release(), "library": " ".join(platform.libc_ver())}
 
 
 def _child_seconds(environment: Mapping[str, str]) -> float | None:

@@ -21,8 +21,8 @@ class Choices:
 
     threads: of each of `processes` processes; precision: fp32, bf16, fp16 (with loss scaling) or fp8; fused: what
     `components.training.computation.computation_for` takes; micro_batch_parts: into how many parts a micro-batch is cut;
-    float32_onednn: float32 products go to oneDNN; tokens_per_second: what eager steps reached in the calibration, 0 where
-    there was none; measured: gains and whatever else was measured, by name; identity: of machine and model, for `components.machine.hardware.achieved`.
+    float32_onednn: float32 products go to oneDNN; tokens_per_second: what eager steps of all processes reached in the
+    calibration, 0 where there was none; measured: gains and whatever else was measured, by name; identity: of machine and model, for `components.machine.hardware.achieved`.
     """
 
     device: str

@@ -56,21 +56,24 @@ _PROCESSES_WORTH = 1.1
 _FACTS = {"onednn": "float32_onednn", "bf16": "bf16_products", "allocator": "allocator"}  # names of their gains
 
 
-def decide(machine: Machine, tokens: int, work: Path, trial: Trial | None = None) -> Choices:
+def decide(machine: Machine, tokens: int, work: Path, trial: Trial | None = None, room: int | None = None) -> Choices:
     """The choices of a run over `tokens` tokens, made once and kept in `work`; told in a line or two where they are new.
 
     A resumed run follows what the first process measured: bf16 that turned into fp32 because the machine was busy for a
     moment would be a seam in the curve. Parameters that were changed in between are followed, and on another machine all
     is decided anew. With a `trial`, and `machine.calibrate`, what is open is calibrated; without one rules decide.
-    Raises InkwellError for what the machine cannot do.
+    room: processes that there is memory for, None where that is not known. Raises InkwellError for what the machine cannot do.
     """
     device = choose_device(machine.device)
     check(machine, device)
     path = work / _FILE
     saved = _saved(path)
     if saved is not None and saved.device == device and _is_for_these_processes(saved, machine):
+        if trial is not None and saved.identity.get("trial") != trial.identity:
+            # measured for another shape or batch, of which the rate of this run says nothing
+            saved = replace(saved, identity={})
         return replace(saved, **_given(machine))
-    choices = _decided(machine, tokens, device, trial)
+    choices = _decided(machine, tokens, device, trial, room)
     with atomic_file(path) as temporary:
         described = {"surroundings": _surroundings(), "choices": asdict(choices)}
         temporary.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
@@ -148,7 +151,13 @@ def by_rules(machine: Machine, tokens: int, rate: float) -> Choices:
     return replace(choices, compile=choose_compile(machine.compile, tokens, rate))
 
 
-def _decided(machine: Machine, tokens: int, device: str, trial: Trial | None) -> Choices:
+def _decided(machine: Machine, tokens: int, device: str, trial: Trial | None, room: int | None) -> Choices:
+    fastest = choose_device("auto")
+    if device == "cpu" != fastest:
+        print(
+            f"  machine.device = cpu leaves a {fastest} device idle: auto would train on it (untested on this hardware)",
+            flush=True,
+        )
     facts = _facts(device)
     choices = _ruled(machine, device, facts)
     if device == "cpu" and choices.precision == "bf16" != _precision(device, facts):
@@ -156,7 +165,7 @@ def _decided(machine: Machine, tokens: int, device: str, trial: Trial | None) ->
             f"  machine.precision = bf16: this processor multiplies bf16 {facts['bf16']:.2f} x as fast as fp32; auto avoids it"
         )
     if trial is not None and machine.calibrate and device != "mps":
-        choices = _calibrated(machine, choices, tokens, facts, trial)
+        choices = _calibrated(machine, choices, tokens, facts, trial, room)
     wanted = "off" if machine.compile == "auto" and trial is not None and not trial.compiles else machine.compile
     return replace(choices, compile=_compiles(wanted, tokens, choices))
 
@@ -198,7 +207,7 @@ def _facts(device: str) -> dict[str, float]:
         return {}
     import torch
 
-    from components.machine.allocator import gain
+    from components.machine.allocator import gain, remember_gain
     from components.machine.cache import recall, remember
 
     identity = _here()
@@ -211,16 +220,24 @@ def _facts(device: str) -> dict[str, float]:
         rate = formats.product_rate(torch.bfloat16 if bf16 > formats.WORTH else torch.float32)
     found = {"onednn": onednn, "bf16": bf16, "rate": rate, "allocator": gain() or 0.0}
     remember("machine", identity, found)
+    remember_gain(found["allocator"])
     return found
 
 
-def _calibrated(machine: Machine, start: Choices, tokens: int, facts: Mapping[str, Any], trial: Trial) -> Choices:
+def _calibrated(
+    machine: Machine, start: Choices, tokens: int, facts: Mapping[str, Any], trial: Trial, room: int | None
+) -> Choices:
     """`start` with what is open measured, or as remembered from an earlier run of the same model on this machine."""
     from components.machine import calibration
     from components.machine.cache import recall, remember
 
     asked = machine.model_dump(mode="json", exclude={"calibrate", "compile", "parallel"})
-    parallel = {"asked": machine.parallel.processes, "here": start.processes}
+    cores = available_cores()  # more than one process a core is never tried
+    parallel = {
+        "asked": machine.parallel.processes,
+        "here": start.processes,
+        "room": cores if room is None else min(room, cores),
+    }
     identity = {**_here(), "asked": asked, "processes": parallel, "trial": trial.identity}
     start = replace(start, identity=identity)
     expected = tokens * trial.operations / (_EXPECTED * facts.get("rate", _CARD_RATE))
@@ -266,21 +283,23 @@ def _calibrated(machine: Machine, start: Choices, tokens: int, facts: Mapping[st
         trial.release()
     measured = {f"gain_{name}": value for name, value in found.gains().items()}
     words = found.words()
-    if start.allocator == "glibc" and facts.get("allocator"):
-        words.append(f"glibc keeps large blocks ({facts['allocator']:.1f} x where memory is fresh)")
-    best = found.choices
-    if _worth_dividing(machine, found, tokens):
-        best, more, said = _divided(found, trial)
+    if start.allocator in ("glibc", "off") and facts.get("allocator"):
+        kept = "keeps large blocks" if start.allocator == "glibc" else "is left as it is"
+        words.append(f"glibc {kept} (keeping them: {facts['allocator']:.1f} x where memory is fresh)")
+    best, rate = found.choices, found.rate
+    if _worth_dividing(machine, found, tokens, room):
+        best, more, said = _divided(found, trial, room)
         measured |= more
         words += said
+        rate *= more["gain_processes"] if best.processes > 1 else 1.0
     measured["calibration_seconds"] = time.perf_counter() - began
-    text = "; ".join([*words, f"{found.rate:,.0f} tokens/s before compiling"])
+    text = "; ".join([*words, f"{rate:,.0f} tokens/s before compiling"])
     print(f"  calibrated in {measured['calibration_seconds']:.0f} s: {text}", flush=True)
     if (found.complete or seconds >= calibration.SECONDS) and not state.busy:
         chosen = {name: getattr(best, name) for name in (*_CALIBRATED, "processes")}
-        kept = {name: value for name, value in measured.items() if name != "calibration_seconds"}
-        remember("choices", identity, {"chosen": chosen, "rate": found.rate, "measured": kept, "words": text})
-    return replace(best, tokens_per_second=found.rate, measured={**start.measured, **measured})
+        figures = {name: value for name, value in measured.items() if name != "calibration_seconds"}
+        remember("choices", identity, {"chosen": chosen, "rate": rate, "measured": figures, "words": text})
+    return replace(best, tokens_per_second=rate, measured={**start.measured, **measured})
 
 
 _CALIBRATED = ("precision", "threads", "fused", "attention", "micro_batch_parts")
@@ -316,7 +335,7 @@ def _thread_counts(most: int, busy: bool) -> tuple[int, ...]:
     return tuple(dict.fromkeys(count for count in wanted if 0 < count < most))
 
 
-def _worth_dividing(machine: Machine, found: Calibration, tokens: int) -> bool:
+def _worth_dividing(machine: Machine, found: Calibration, tokens: int, room: int | None) -> bool:
     parallel = machine.parallel
     return (
         found.choices.device == "cpu"
@@ -325,16 +344,17 @@ def _worth_dividing(machine: Machine, found: Calibration, tokens: int) -> bool:
         and parallel.launcher in ("auto", "self")
         and machine.threads is None
         and available_cores() > 1
+        and (room is None or room > 1)
         and sys.platform == "linux"
         and tokens / found.rate > _PROCESSES_FROM
     )
 
 
-def _divided(found: Calibration, trial: Trial) -> tuple[Choices, dict[str, float], list[str]]:
+def _divided(found: Calibration, trial: Trial, room: int | None) -> tuple[Choices, dict[str, float], list[str]]:
     """The choices with as many processes as train fastest, a share of the cores each; figures, and words for people."""
     from components.training.pinned import measure_processes
 
-    division = measure_processes(trial, found.choices, found.rate)
+    division = measure_processes(trial, found.choices, found.rate, room)
     if division is None:
         return found.choices, {}, []
     words = []
@@ -368,7 +388,7 @@ def achieved(choices: Choices, tokens_per_second: float) -> dict[str, float]:
 
 
 def _compile_identity(choices: Choices) -> dict[str, Any]:
-    return {**choices.identity, "chosen": {name: getattr(choices, name) for name in _CALIBRATED}}
+    return {**choices.identity, "chosen": {name: getattr(choices, name) for name in (*_CALIBRATED, "processes")}}
 
 
 def _compiles(wanted: str, tokens: int, choices: Choices) -> bool:

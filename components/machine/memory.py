@@ -1,4 +1,4 @@
-"""How much memory this process may use."""
+"""How much memory this process may use, and how much of it a training may take."""
 
 from __future__ import annotations
 
@@ -23,6 +23,15 @@ def free_memory() -> int:
     import psutil
 
     return min(int(psutil.virtual_memory().available), available_memory())
+
+
+def device_memory(device: str, processes: int = 1) -> float:
+    """Bytes that each of `processes` on this machine may train in: its card's, else an equal share of the machine's."""
+    if device == "cuda":  # untested on this hardware
+        import torch
+
+        return float(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
+    return available_memory() / processes
 
 
 def _container_memory(root: Path) -> int | None:

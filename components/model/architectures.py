@@ -249,7 +249,8 @@ def of(config: PreTrainedConfig) -> Architecture:
 
     A family outside of the table (a model that is trained further may be of any) is taken for a decoder with attention
     of which nothing else is known: it trains with every sequence in a row of its own, which is right for all of them.
-    So does one whose layers attend in different ways, since one mask is made for all.
+    One without attention heads is recurrent. A row of its own is for one whose layers attend in different ways too, since
+    one mask is made for all.
     """
     like = _LIKE.get(config.model_type, config.model_type)
     name, kind = (config.architectures or [""])[0], type(config).__name__
@@ -267,6 +268,7 @@ def of(config: PreTrainedConfig) -> Architecture:
             positions=("wpe.weight", "embed_positions.weight"),
             routers=("mlp.gate.weight", "router.weight"),
             experts=("experts.gate_up_proj", "experts.down_proj"),
+            recurrent=not hasattr(config, "num_attention_heads"),
             packs=False,
         )
     different = len(set(getattr(config, "layer_types", None) or ())) > 1

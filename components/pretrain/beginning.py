@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,14 +11,15 @@ import torch
 from components.launch.divided import Divided
 from components.machine.ceiling import SQUARES, Ceiling, gemm_ceiling, operations_per_token, run_shapes
 from components.machine.hardware import by_rules, decide
-from components.machine.memory import available_memory
+from components.machine.memory import device_memory
 from components.model import architectures
 from components.pretrain.data import CorpusSequences
 from components.pretrain.dial import is_set
-from components.pretrain.plan import Plan, check
+from components.pretrain.plan import Plan, check, fits
 from components.pretrain.planning import resolve, shaped_like
 from components.pretrain.probe import step_timer
-from components.training.recipe import optimizers_for
+from components.training.recipe import check_ramp, optimizers_for
+from components.training.run import CHECKPOINT_PATTERN, CHECKPOINTS
 from components.training.trial import StepTrial
 
 if TYPE_CHECKING:
@@ -27,18 +28,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from components.configuration import Machine, Pretrain
+    from components.configuration.training import Parallel
     from components.corpus.packed import TokenShards
+    from components.launch.processes import Place
     from components.machine.choices import Choices
     from components.training.distributed import World
 
 _TOKENS_A_SECOND = 5_000  # of two cores: to foresee a run that is given in minutes, before anything is measured
 _WORTH_TIMING = 3e13  # operations: a shorter run is over before it is told how long it takes
-_MEMORY_SHARE = 0.8  # of the machine's, which a training may plan to take
+_MEMORY_SHARE = 0.8  # of what there is, which the dial may plan to take
 
 
 @dataclass(frozen=True)
 class Beginning:
-    """A model before its first step. `parameters`: those of the run, the dial resolved. `ceiling`: on processors only."""
+    """A model before its first step. `parameters`: those of the run, the dial resolved.
+
+    ceiling: of all processes together; on processors only.
+    """
 
     model: PreTrainedModel
     parameters: Pretrain
@@ -72,38 +78,38 @@ def begin(
     Raises InkwellError for shapes, weights and wishes that cannot be; Divided where several processes would be faster.
     """
     vocabulary = len(tokenizer)
-    model = _model(parameters, tokenizer, seed)
     initial = None
     if parameters.initial:
+        model = _model(parameters, tokenizer, seed)
         parameters, initial = shaped_like(parameters, model), architectures.count_of(model)
+    else:
+        # the shape alone: it may be too large for this machine, or not the one that is trained
+        with torch.device("meta"):
+            model = architectures.build(parameters, vocabulary)
     if not is_set(parameters):
         check(parameters, train)
+        check_ramp("pretrain", parameters)
     world.check(model, parameters.block)
     minutes = parameters.dial.minutes
     # what the machine is fastest with is measured on the model that is trained; which one that is may be up to the dial
     expected = int(60 * minutes * _TOKENS_A_SECOND) if minutes else parameters.total_tokens
     rules = world.decide(lambda: by_rules(machine, expected, _TOKENS_A_SECOND))
     rules.apply()
-    timer = None
-    if is_set(parameters) or operations_per_token(model, parameters.block) * expected >= _WORTH_TIMING:
-        timer = step_timer(CorpusSequences(train), vocabulary, rules, initial=model if initial else None)
+    memory_gib = _memory_gib(rules.device, machine.parallel, world.place)
+    timed = is_set(parameters) or operations_per_token(model, parameters.block) * expected >= _WORTH_TIMING
+    if not is_set(parameters):
+        size, beside = architectures.count_of(model), _weights_gib(initial)
+        timed &= fits(parameters, size, vocabulary, memory_gib, bf16=rules.bf16, beside_gib=beside)
+    timer = step_timer(CorpusSequences(train), vocabulary, rules, initial=model if initial else None) if timed else None
+    plans = partial(resolve, parameters, train, work, vocabulary=vocabulary, bf16=rules.bf16, initial=initial)
     resolved, plan = world.decide(
-        lambda: resolve(
-            parameters,
-            train,
-            work,
-            vocabulary=vocabulary,
-            probe=timer,
-            bf16=rules.bf16,
-            memory_gib=_MEMORY_SHARE * available_memory() / 2**30,
-            initial=initial,
-            processes=world.replicas,
-        )
+        lambda: plans(probe=timer, memory_gib=_MEMORY_SHARE * memory_gib, processes=world.replicas)
     )
     if is_set(parameters):
         check(resolved, train)
-        if not initial:
-            model = _model(resolved, tokenizer, seed)
+        check_ramp("pretrain", resolved)
+    if not initial:
+        model = _model(resolved, tokenizer, seed)
     trial = StepTrial(
         model,
         partial(optimizers_for, resolved, False),
@@ -114,8 +120,12 @@ def begin(
     )
     if minutes:  # they were planned for steps that are compiled, or are not
         machine = machine.model_copy(update={"compile": "on" if rules.compile and trial.compiles else "off"})
-    choices = world.decide(lambda: decide(machine, resolved.total_tokens, work, trial))
+    room = int(_MEMORY_SHARE * memory_gib / plan.peak_gib)
+    choices = world.decide(lambda: decide(machine, resolved.total_tokens, work, trial, room))
     if world.place.size == 1 and choices.processes > 1:
+        gain = choices.measured.get("gain_processes")
+        if gain and not any((work / CHECKPOINTS).glob(CHECKPOINT_PATTERN)):  # else it stays on its course
+            plans(probe=None, memory_gib=_MEMORY_SHARE * memory_gib / choices.processes, gain=gain)
         raise Divided(choices.processes)
     choices.apply()
     ceiling = None
@@ -123,7 +133,18 @@ def begin(
         # a narrow model's own products alone would be a low ceiling
         shapes = (*SQUARES, *run_shapes(model, resolved.micro_batch * resolved.block))
         ceiling = gemm_ceiling(choices.dtype, choices.threads, shapes)
+        ceiling = replace(ceiling, operations_per_second=sum(world.gather(ceiling.operations_per_second)))
     return Beginning(model, resolved, choices, plan, ceiling, operations_per_token(model, resolved.block))
+
+
+def _memory_gib(device: str, parallel: Parallel, place: Place) -> float:
+    """GiB that a process may take; where several hold one model together, what they may take for that together."""
+    together = place.size if parallel.strategy == "fsdp2" else parallel.pipeline
+    return device_memory(device, place.local_size) * together / 2**30
+
+
+def _weights_gib(size: architectures.Count | None) -> float:
+    return 4 * size.total / 2**30 if size else 0.0
 
 
 def _model(parameters: Pretrain, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:

@@ -47,19 +47,24 @@ def optimizer_operations(parameters: Pretrain, count: Count, vocabulary: int) ->
     return moving + _ORTHOGONAL * parameters.hidden_size * float(max(0, matrices))
 
 
-def peak_gib(parameters: Pretrain, count: Count, vocabulary: int, *, bf16: bool) -> float:
-    """Largest resident memory of a training process, GiB, roughly (within a third on what was measured)."""
+def state_gib(parameters: Pretrain, count: Count, vocabulary: int, *, bf16: bool) -> float:
+    """Weights, their copies, gradients and the optimizer's moments, GiB: what a step holds whatever its batch is."""
     total = float(count.total)
     embeddings = vocabulary * parameters.hidden_size * (1.0 if parameters.tie_embeddings else 2.0)
     moments = 4 * (total - embeddings) + 8 * embeddings if parameters.optimizer == "muon" else 8 * total
     average = 4 * total if parameters.ema_decay else 0.0
-    state = (4 + 4) * total + moments + average + (2 * total if bf16 else 0.0)
+    return ((4 + 4) * total + moments + average + (2 * total if bf16 else 0.0)) / 2**30
+
+
+def peak_gib(parameters: Pretrain, count: Count, vocabulary: int, *, bf16: bool) -> float:
+    """Largest resident memory of a training process, GiB, roughly (within a third on what was measured)."""
+    state = state_gib(parameters, count, vocabulary, bf16=bf16)
     width, layers = parameters.hidden_size, parameters.layers
     inner = parameters.feed_forward_size * (parameters.experts_per_token if _experts(parameters) else 1)
     layer = _A_CHANNEL * width + _A_FEED_FORWARD_CHANNEL * inner
     kept = layer + 4 * width * layers if parameters.activation_checkpointing else layer * layers
     tokens = parameters.micro_batch * parameters.block
-    return _PROCESS_GIB + (state + tokens * (kept + _A_LOGIT * vocabulary)) / 2**30
+    return _PROCESS_GIB + state + tokens * (kept + _A_LOGIT * vocabulary) / 2**30
 
 
 def _experts(parameters: Pretrain) -> bool:

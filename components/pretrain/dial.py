@@ -141,8 +141,8 @@ def turn(
     if not fitting:
         needed = peak_gib(rungs[0].parameters.model_copy(update=small), rungs[0].count, vocabulary, bf16=bf16)
         raise InkwellError(
-            f"training needs about {needed:.1f} GiB, and there are {memory_gib:.1f}: make pretrain.block or "
-            "tokenizer.vocabulary smaller, or set pretrain.activation_checkpointing."
+            f"training needs about {needed:.1f} GiB, and there are {memory_gib:.1f}: make pretrain.block or tokenizer.vocabulary "
+            "smaller, let pretrain.dial.keep hold less of the shape, or set pretrain.activation_checkpointing."
         )
     if wanted is not None:
         fitting = [_nearest(fitting, wanted)]

@@ -32,11 +32,13 @@ class Pace:
 
     measured: (width, operations a second) of training steps that were timed, by rising width. Between them the ratio
     of measured to UTILISATION is interpolated, outside them it is that of the nearest. processes: that share the rows of a
-    step; exchanging gradients is not counted.
+    step, each as fast as the one that was timed; exchanging gradients is not counted. gain: how many times as fast whole
+    steps are as that, where the cores are divided among processes that were not there when it was timed.
     """
 
     measured: tuple[tuple[int, float], ...]
     processes: int = 1
+    gain: float = 1.0
 
     def rate(self, width: int) -> float:
         """Operations a second of a training step of that width."""
@@ -59,7 +61,7 @@ class Pace:
     def seconds_of_step(self, parameters: Pretrain, count: Count, vocabulary: int, batch_tokens: float) -> float:
         """Seconds of an optimizer step of `batch_tokens` tokens."""
         work = _work(parameters, count, vocabulary, batch_tokens / self.processes)
-        return work / self.rate(parameters.hidden_size)
+        return work / (self.gain * self.rate(parameters.hidden_size))
 
 
 def _work(parameters: Pretrain, count: Count, vocabulary: int, batch_tokens: float) -> float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from components.errors import InkwellError
 from components.model import architectures
-from components.pretrain.cost import operations_a_token, peak_gib
+from components.pretrain.cost import operations_a_token, peak_gib, state_gib
 
 if TYPE_CHECKING:
     from components.configuration import Pretrain
@@ -134,6 +134,31 @@ def check(parameters: Pretrain, train: TokenShards) -> None:
             f"the training split has {train.tokens} tokens, fewer than the {batch} of one optimizer step: add text, or "
             "make pretrain.micro_batch, pretrain.accumulation or pretrain.block smaller."
         )
+
+
+def fits(
+    parameters: Pretrain, count: Count, vocabulary: int, memory_gib: float, *, bf16: bool, beside_gib: float = 0.0
+) -> bool:
+    """Whether the training is expected to fit into `memory_gib`, beside what is held there anyway; told where it is not.
+
+    The estimate is rough, so it only warns. Raises InkwellError where weights, gradients and the optimizer's state alone
+    need more.
+    """
+    state, peak = (cost(parameters, count, vocabulary, bf16=bf16) for cost in (state_gib, peak_gib))
+    if state > memory_gib:
+        raise InkwellError(
+            f"a model of {_millions(count.total)} parameters needs {state:.1f} GiB for weights, gradients and the "
+            f"optimizer's state alone, and there are {memory_gib:.1f}: take a smaller one, or share it out (docs/distributed.md)."
+        )
+    if peak + beside_gib <= memory_gib:
+        return True
+    if peak > memory_gib:
+        print(
+            f"  training takes about {peak:.1f} GiB, and there are {memory_gib:.1f}: should it be ended for want of memory, "
+            "make pretrain.micro_batch smaller or set pretrain.activation_checkpointing",
+            flush=True,
+        )
+    return False
 
 
 def planned(

@@ -74,14 +74,16 @@ def resolve(
     memory_gib: float | None = None,
     initial: Count | None = None,
     processes: int = 1,
+    gain: float | None = None,
 ) -> tuple[Pretrain, Plan]:
     """The parameters that a run really has, and its plan; kept in `work`/plan.json, and read from there the next time.
 
     Where the dial is not set, the parameters are those that were given. probe: `components.pretrain.probe`, asked for at
     most three shapes; None: nothing is timed, so a plan has no minutes, and a dial in minutes is refused. initial: size of
     the weights that the run continues from, whose shape `parameters` then have (`shaped_like`).
-    memory_gib: what the training may take; the dial chooses nothing larger. processes: that train together, each as fast
-    as the one that is timed.
+    memory_gib: what a process may take; the dial chooses nothing larger. processes: that train together, each as fast
+    as the one that is timed. gain: how many times as fast several processes are as the one that the plan was made for: it
+    is made again for them, by what was timed then.
 
     Raises InkwellError as `components.pretrain.dial.turn` does.
     """
@@ -130,7 +132,11 @@ def resolve(
         saved = json.loads(kept.read_text(encoding="utf-8"))
         # what the dial has not decided may have been changed since
         resolved = type(parameters).model_validate(parameters.model_dump() | saved["decided"])
-        pace = Pace(tuple((width, rate) for width, rate in saved["measured"]), processes)
+        measured_then = tuple((width, rate) for width, rate in saved["measured"])
+        pace = Pace(measured_then, saved.get("processes", processes), saved.get("gain", 1.0))
+        if gain is not None:
+            pace = replace(pace, gain=gain)
+            resolved = turned(pace)
     else:
         resolved, pace = measured()
         if probe and pace.measured:
@@ -138,10 +144,10 @@ def resolve(
     plan = planned(
         resolved, size(resolved), corpus, vocabulary, trusted, pace=pace if pace.measured else None, bf16=bf16
     )
-    if not kept.exists():
+    if gain is not None or not kept.exists():
         written = parameters.model_dump(mode="json")
         decided = {name: value for name, value in resolved.model_dump(mode="json").items() if value != written[name]}
-        described = {"decided": decided, "measured": pace.measured, "plan": asdict(plan)}
+        described = {"decided": decided, **asdict(pace), "plan": asdict(plan)}
         with atomic_file(kept) as temporary:
             temporary.write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return resolved, plan
@@ -164,9 +170,10 @@ def shaped_like(parameters: Pretrain, model: PreTrainedModel) -> Pretrain:
     """`parameters` with the shape that a loaded model has, for `resolve` and for what is told of the run."""
     from components.model.architectures import TABLE, of
 
-    config = model.config
+    config, kind = model.config, of(model.config)
     read = {
-        "architecture": name if (name := of(config).name) in TABLE else None,
+        # what a plan knows of other recurrent families is that there is no attention to count
+        "architecture": kind.name if kind.name in TABLE else ("mamba2" if kind.recurrent else None),
         "hidden_size": config.hidden_size,
         "layers": config.num_hidden_layers,
         "heads": getattr(config, "num_attention_heads", None) or getattr(config, "num_heads", None),
@@ -174,5 +181,6 @@ def shaped_like(parameters: Pretrain, model: PreTrainedModel) -> Pretrain:
         "tie_embeddings": config.tie_word_embeddings,
     }
     found = {name: value for name, value in read.items() if value is not None}
-    found["key_value_heads"] = getattr(config, "num_key_value_heads", None) or found["heads"]
+    if "heads" in found:
+        found["key_value_heads"] = getattr(config, "num_key_value_heads", None) or found["heads"]
     return parameters.model_copy(update=found)

@@ -45,6 +45,8 @@ def run(context: Context) -> None:
             held.release()  # for the processes that take over
             raise
         parameters, choices, plan = begun.parameters, begun.choices, begun.plan
+        # on a card, weights of a family that plans do not know have its name
+        told = parameters.model_copy(update={"architecture": begun.model.config.model_type})
         held_out = HeldOut(validation, parameters.validation_documents)
         for line in [*plan.lines(), f"machine: {choices}"]:
             print(f"  {line}", flush=True)
@@ -54,9 +56,7 @@ def run(context: Context) -> None:
             return [completion.text for completion in drawn]
 
         def save(current: PreTrainedModel, folder: Path) -> None:
-            save_model(
-                current, context.inputs["tokenizer"], folder, intermediate_card(context.configuration, parameters)
-            )
+            save_model(current, context.inputs["tokenizer"], folder, intermediate_card(context.configuration, told))
 
         training = prepare(
             parameters,
@@ -98,7 +98,7 @@ def run(context: Context) -> None:
     )
     card = model_card(
         context.configuration,
-        parameters,
+        told,
         origin(context.inputs["tokenizer"]),
         str(plan),
         context.metrics["val_bits_per_char"],

@@ -2,11 +2,12 @@
 
 Across widths: Muon's rate stays (its updates have a spectral norm fixed by the matrix' shape, the condition of Yang et al.
 2023, arXiv 2310.17813), that of AdamW for the head falls as 1 / width and that of embeddings stays, as in muP (Yang et
-al. 2022, arXiv 2203.03466); AdamW on matrices falls as 1 / width too. `python -m benchmarks.width_transfer` shows how
-far this holds here. Across tokens: the batch grows as tokens^0.571 (Li et al. 2025, "Step Law", arXiv 2503.04715),
-which does not depend on the model, from a batch at which time, not tokens, was well spent: an optimizer step has its cost.
-Muon's rate falls as the root of a batch that is smaller than that and stays for larger ones, where it has served unchanged up
-to half a million tokens. Across passes over the same text: weight decay and dropout rise (`regularised`).
+al. 2022, arXiv 2203.03466). AdamW on matrices falls as 1 / width too; where it moves everything (`optimizer: adamw`) there
+is one rate, with which that of embeddings falls. `python -m benchmarks.width_transfer` shows how far this holds here.
+Across tokens: the batch grows as tokens^0.571 (Li et al. 2025, "Step Law", arXiv 2503.04715), which does not depend on the
+model, from a batch at which time, not tokens, was well spent: an optimizer step has its cost. Muon's rate falls as the root
+of a batch that is smaller than that and stays for larger ones, where it has served unchanged up to half a million tokens.
+Across passes over the same text: weight decay and dropout rise (`regularised`).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Tuned:
     matrix_learning_rate: float = 0.03
     embedding_learning_rate: float = 0.2
     learning_rate: float = 0.01  # of AdamW beside Muon: head and norms
-    adamw_learning_rate: float = 0.003  # of AdamW for everything
+    adamw_learning_rate: float = 0.003  # of AdamW for everything, embeddings too
     weight_decay: float = 0.1
     warmup_share: float = 1 / 60
     decay_fraction: float = 0.6

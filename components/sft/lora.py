@@ -39,7 +39,7 @@ def add_adapters(model: PreTrainedModel, parameters: Sft) -> PreTrainedModel:
             r=parameters.lora_rank,
             lora_alpha=parameters.lora_alpha,
             lora_dropout=parameters.lora_dropout,
-            target_modules=["in_proj"] if of(model.config).recurrent else "all-linear",
+            target_modules=["in_proj"] if "mamba" in of(model.config).name else "all-linear",
         ),
     )
     return adapted

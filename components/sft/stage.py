@@ -18,7 +18,7 @@ from components.sft.lora import add_adapters, check_adapters, merge_adapters
 from components.training.distributed import open_world
 from components.training.loop import fit, write_curve
 from components.training.order import IGNORED
-from components.training.recipe import prepare
+from components.training.recipe import check_ramp, prepare
 from components.training.run import open_run
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 def run(context: Context) -> None:
     """Train `models/sft` and write its curve and metrics."""
     parameters, machine = context.configuration.sft, context.configuration.machine
+    check_ramp("sft", parameters)
     adapters = parameters.method == "lora"
     if adapters:
         check_adapters(machine.parallel)

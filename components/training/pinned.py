@@ -24,6 +24,7 @@ from components.launch.child_processes import SINGLE_THREADED
 if TYPE_CHECKING:
     from components.machine.calibration import Trial
     from components.machine.choices import Choices
+    from components.training.trial import StepTrial
 
 _MOST = 8  # processes: beyond that many cores, groups of cores
 _SECONDS = 3.0
@@ -45,20 +46,28 @@ class Division:
     all_reduce_seconds: float
 
 
-def measure_processes(trial: Trial, choices: Choices, rate: float) -> Division | None:
-    """What dividing the cores would gain over `rate`, the tokens a second of one process with `choices`; about 15 s.
+def measure_processes(trial: Trial, choices: Choices, rate: float, room: int | None = None) -> Division | None:
+    """What dividing the cores would gain over `rate`, the tokens a second of one process with `choices`.
 
-    None where the step's rows or the cores cannot be divided, or where the processes could not be run.
+    The fewest and the most processes are tried that share cores and rows evenly, about 15 s each; the faster division is
+    told. room: processes that there is memory for. None where the step's rows or the cores cannot be divided, or where
+    the processes could not be run.
     """
     from components.training.trial import StepTrial
 
+    if not isinstance(trial, StepTrial):
+        return None
     cores = sorted(os.sched_getaffinity(0))
-    processes = max((count for count in range(2, _MOST + 1) if len(cores) % count == 0), default=0)
-    if not processes or not isinstance(trial, StepTrial):
-        return None
+    most = min(_MOST, len(cores), room or _MOST)
+    # of an odd number of cores two processes leave one idle
+    even = [n for n in range(2, most + 1) if (n == 2 or len(cores) % n == 0) and trial.divided(n) is not None]
+    found = [_measured(trial, choices, rate, cores, n) for n in sorted({*even[:1], *even[-1:]})]
+    return max((one for one in found if one is not None), key=lambda one: one.gain, default=None)
+
+
+def _measured(trial: StepTrial, choices: Choices, rate: float, cores: list[int], processes: int) -> Division | None:
     share = trial.divided(processes)
-    if share is None:
-        return None
+    assert share is not None
     size = len(cores) // processes
     groups = [cores[index * size : (index + 1) * size] for index in range(processes)]
     found = _run(share, replace(choices, threads=size, measured={}, identity={}), groups)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from components.errors import InkwellError
 from components.training.computation import Computation, computation_for
 from components.training.distributed import World
 from components.training.optimizers import adamw, muon_and_adamw
@@ -128,6 +129,15 @@ def prepare(
         residual_dropout=residual_dropout,
     )
     return Training(model, loader, partial(optimizers_for, parameters, adapters), computation, recipe, world)
+
+
+def check_ramp(section: str, parameters: Optimization) -> None:
+    """Raise InkwellError for a batch that is to grow and has nowhere to grow to."""
+    if parameters.batch_ramp and parameters.accumulation == 1:
+        raise InkwellError(
+            f"{section}.batch_ramp = {parameters.batch_ramp:g}: the batch grows from one forward pass to {section}.accumulation, "
+            f"which is 1: raise it and lower {section}.micro_batch (with a dial, keep both), or set batch_ramp to 0."
+        )
 
 
 def optimizers_for(parameters: Optimization, adapters: bool, model: PreTrainedModel) -> list[Optimizer]:

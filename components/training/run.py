@@ -204,7 +204,7 @@ def _tell_other(path: Path, saved: Mapping[str, Any], described: Mapping[str, An
             f"{text} Put that back to go on with it, delete the folder, or set {section}.checkpoints.other to fresh to "
             "start beside it."
         )
-    print(f"  {text} It is kept, and a new run starts beside it.", flush=True)
+    print(f"  {text} It is kept until its folder is deleted, and a new run starts beside it.", flush=True)
 
 
 def describe_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -9,6 +9,10 @@ import pytest
 
 from components.configuration import load
 from components.model.architectures import Count, check, count
+from components.pretrain.dial import CorpusFacts, turn
+from components.pretrain.ladder import SHAPE
+from components.pretrain.pace import Pace
+from components.pretrain.planning import law
 from components.pretrain.transfer import learning_rates
 from flows.parameters import ROOT, compose, compose_values, groups, render
 
@@ -84,6 +88,21 @@ def test_a_preset_composes_with_a_corpus_and_a_size(preset: str, tmp_path: Path)
     assert composed.pretrain.hidden_size == own["hidden_size"], "a model's shape stands over a size's"
     (tmp_path / "params.yaml").write_text(render(composed, "a command"), encoding="utf-8")
     assert load(tmp_path / "params.yaml") == composed
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_with_a_dial_is_that_model(preset: str) -> None:
+    """The dial plans batch, steps and rates for it; without a preset it takes a shape of its own."""
+    written = compose(CONF, ["size=auto", f"model={preset}"]).pretrain
+    corpus, fast = CorpusFacts(2_500_000_000, 3_000_000), Pace(((256, 1e14),))
+    found = turn(written, corpus, 32_000, fast, law())
+    shape = ("architecture", *SHAPE, "experts", "state_size", "sliding_window", "block", "context", "dropout")
+    for name in (*shape, "residual_dropout"):
+        assert getattr(found, name) == getattr(written, name), name
+    assert count(found, 32_000) == count(compose(CONF, [f"model={preset}"]).pretrain, 32_000)
+    assert found.steps != written.steps
+    own = turn(compose(CONF, ["size=auto"]).pretrain, corpus, 32_000, fast, law())
+    assert count(own, 32_000) != count(found, 32_000)
 
 
 def test_without_a_model_the_size_sets_the_shape() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from components.machine import allocator
+from tests.processes import ROOT
 
 KEEP = {"MALLOC_MMAP_MAX_", "MALLOC_TOP_PAD_", "MALLOC_TRIM_THRESHOLD_"}
 glibc = pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="glibc's settings")
@@ -17,6 +19,11 @@ glibc = pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != 
 
 class RestartError(Exception):
     """What takes the place of a new start: (arguments, environment)."""
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INKWELL_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -99,6 +106,34 @@ def test_what_a_person_set_up_stays(restart: pytest.MonkeyPatch, environment: di
     restart.setattr(sys, "argv", ["pretrain", "--set", "machine.allocator=glibc"])
     with pytest.raises(RestartError):  # unless it is asked for
         allocator.keep_large_blocks("components.pretrain")
+
+
+@glibc
+def test_settings_that_were_slower_here_are_left_out(restart: pytest.MonkeyPatch) -> None:
+    assert allocator.remembered_gain() is None
+    allocator.remember_gain(0.0)  # it could not be measured
+    assert allocator.remembered_gain() is None
+    allocator.remember_gain(0.9)
+    assert allocator.remembered_gain() == 0.9
+    allocator.keep_large_blocks("components.pretrain")
+    restart.setattr(sys, "argv", ["pretrain", "--set", "machine.allocator=glibc"])
+    with pytest.raises(RestartError):  # unless they are asked for
+        allocator.keep_large_blocks("components.pretrain")
+    restart.setattr(sys, "argv", ["pretrain"])
+    allocator.remember_gain(1.1)
+    with pytest.raises(RestartError):
+        allocator.keep_large_blocks("components.pretrain")
+
+
+@glibc
+def test_what_they_gained_is_known_before_pytorch_is_imported(tmp_path: Path) -> None:
+    allocator.remember_gain(0.9)
+    code = (
+        "import sys\nfrom components.machine import allocator\n"
+        "print(allocator.settings_for('auto', {}), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "{} False"
 
 
 @glibc

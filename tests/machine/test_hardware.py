@@ -17,10 +17,11 @@ import torch
 
 from components.configuration import Machine
 from components.errors import InkwellError
-from components.machine import calibration, cores, hardware, precision
+from components.machine import allocator, calibration, cores, hardware, precision
 from components.machine.hardware import Choices, achieved, available_cores, choose_compile, decide
 from components.machine.interference import Interference, interference
 from components.training.optimizers import muon_and_adamw
+from components.training.pinned import Division
 from components.training.trial import StepTrial
 from tests.tiny_models import sharp, tiny
 
@@ -151,7 +152,7 @@ def test_open_choices_are_calibrated_once_a_machine(
 def test_a_damaged_cache_is_measured_again(rates: dict[torch.dtype, float], tmp_path: Path, quiet: None) -> None:
     decide(Machine(), LONG, tmp_path / "a", Counting())
     files = list((tmp_path / "cache" / "calibration").iterdir())
-    assert {file.name.split("-")[0] for file in files} == {"machine", "choices"}
+    assert {file.name.split("-")[0] for file in files} == {"machine", "allocator", "choices"}
     for file in files:
         file.write_text(file.read_text(encoding="utf-8")[:-20], encoding="utf-8")
     again = Counting()
@@ -221,6 +222,18 @@ def test_a_resumed_run_keeps_its_choices(rates: dict[torch.dtype, float], tmp_pa
     assert decide(Machine(), LONG, tmp_path / "run", trial) == first
     assert trial.asked == asked
     assert decide(Machine(), LONG, tmp_path / "another").precision == "fp32"
+
+
+def test_a_resumed_run_of_another_shape_teaches_nothing_of_the_first(
+    rates: dict[torch.dtype, float], tmp_path: Path, quiet: None
+) -> None:
+    class Other(Counting):
+        identity = "another batch"
+
+    first = decide(Machine(), LONG, tmp_path, Counting())
+    again = decide(Machine(), LONG, tmp_path, Other())
+    assert again == replace(first, identity={})
+    assert achieved(again, 1.0) == {}
 
 
 def test_a_resumed_run_follows_parameters_that_were_set_since(rates: dict[torch.dtype, float], tmp_path: Path) -> None:
@@ -433,6 +446,46 @@ def test_what_runs_achieved_decides_about_compiling(
     assert achieved(first, 1800.0) == {"gain_compile": 0.9}  # the calibration had reached 2,000 without
     assert not decide(Machine(), LONG, tmp_path / "b", Counting()).compile
     assert achieved(Choices("cpu", 1), 1800.0) == {}  # a run without a trial has no identity
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are pinned on Linux only")
+def test_a_divided_run_is_held_against_divided_steps(
+    rates: dict[torch.dtype, float], tmp_path: Path, quiet: None, monkeypatch: Any
+) -> None:
+    """What dividing gains is not what compiling does."""
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/g++")
+    monkeypatch.setattr("components.machine.cores.available_cores", lambda: 2)
+    monkeypatch.setattr(hardware, "available_cores", lambda: 2)
+    monkeypatch.setattr("components.training.pinned.measure_processes", lambda *_: Division(2, 1.5, 1.0, 0.001))
+    for name in ("a", "b"):  # measured, and as remembered
+        found = decide(Machine(), LONG, tmp_path / name, Counting(), 2)
+        assert (found.processes, found.threads, found.compile) == (2, 1, True)
+        assert found.tokens_per_second == 1.5 * 2000
+        assert found.metrics()["gain_processes"] == 1.5
+    assert achieved(found, 3600.0) == {"gain_compile": 1.2}
+    alone = decide(Machine(), LONG, tmp_path / "c", Counting(), 1)
+    assert (alone.processes, alone.tokens_per_second) == (1, 2000.0), "there is no memory for two"
+    assert achieved(alone, 3000.0) == {"gain_compile": 1.5}
+
+
+def test_a_device_that_is_left_idle_is_told(
+    rates: dict[torch.dtype, float], tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    decide(Machine(), 1, tmp_path / "a")
+    assert "idle" not in capsys.readouterr().out
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    decide(Machine(), 1, tmp_path / "b")
+    assert "machine.device = cpu leaves a cuda device idle: auto would train on it" in capsys.readouterr().out
+
+
+def test_what_the_allocator_gained_is_kept_for_the_next_start(
+    rates: dict[torch.dtype, float], tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("components.machine.allocator.gain", lambda: 0.8)
+    decide(Machine(), 1, tmp_path)
+    assert allocator.remembered_gain() == 0.8
 
 
 def test_a_model_that_cannot_be_compiled_is_not(rates: dict[torch.dtype, float], tmp_path: Path, quiet: None) -> None:

@@ -18,7 +18,7 @@ from components.errors import InkwellError
 from components.machine.choices import Choices
 from components.model.architectures import Count, count, count_of
 from components.model.folders import load_model
-from components.pretrain.cost import operations_a_token, optimizer_operations, peak_gib
+from components.pretrain.cost import operations_a_token, optimizer_operations, peak_gib, state_gib
 from components.pretrain.data import CorpusSequences
 from components.pretrain.dial import CorpusFacts
 from components.pretrain.pace import UTILISATION, Pace
@@ -237,6 +237,41 @@ def test_whether_it_pays_to_be_wider_is_measured(tmp_path: Path) -> None:
     assert len(machine.asked) <= 3
 
 
+def test_a_plan_is_made_again_for_processes_that_are_faster(tmp_path: Path) -> None:
+    """They get the minutes that the dial gives, and read the plan; who started them may ask again."""
+    machine, train = Machine(vocabulary=4096), cast(TokenShards, Tang())
+    written = Pretrain(dial={"minutes": 4})
+    resolved, plan = resolve(written, train, tmp_path, vocabulary=4096, probe=machine)
+    divided = resolve(written, train, tmp_path, vocabulary=4096, probe=None, gain=1.6)
+    assert divided[0] != resolved
+    assert divided[1].parameters >= plan.parameters
+    assert plan.seconds is not None
+    assert divided[1].seconds is not None
+    assert 0.85 * 240 < plan.seconds <= 240
+    assert 0.85 * 240 < divided[1].seconds <= 240
+    for processes in (1, 2):
+        assert resolve(written, train, tmp_path, vocabulary=4096, probe=None, processes=processes) == divided
+    assert resolve(written, train, tmp_path, vocabulary=4096, probe=None, gain=1.6) == divided
+
+
+def test_steps_that_are_written_take_less_time_in_processes_that_are_faster(tmp_path: Path) -> None:
+    machine, train = Machine(vocabulary=4096), cast(TokenShards, Tang())
+    written = Pretrain(steps=300)
+    _, plan = resolve(written, train, tmp_path, vocabulary=4096, probe=machine)
+    resolved, divided = resolve(written, train, tmp_path, vocabulary=4096, probe=None, gain=1.6)
+    assert resolved == written
+    assert plan.seconds is not None
+    assert divided.seconds == pytest.approx(plan.seconds / 1.6)
+    assert divided.steps == plan.steps
+
+
+def test_a_plan_holds_for_the_processes_that_it_was_made_for(tmp_path: Path) -> None:
+    """Those of a later start may have other cores: what one of them does a second is not known of the others."""
+    machine, train = Machine(vocabulary=4096), cast(TokenShards, Tang())
+    planned = resolve(Pretrain(), train, tmp_path, vocabulary=4096, probe=machine, processes=2)
+    assert resolve(Pretrain(), train, tmp_path, vocabulary=4096, probe=machine, processes=1) == planned
+
+
 def test_what_the_dial_leaves_may_change_when_a_run_is_resumed(train: TokenShards, tmp_path: Path) -> None:
     machine = Machine(train.vocabulary)
     written = Pretrain(dial={"minutes": 0.2}, block=32, context=64)
@@ -326,6 +361,16 @@ def test_what_cannot_be_is_refused_before_it_starts(train: TokenShards) -> None:
         check(Pretrain(micro_batch=10_000), train)
     with pytest.raises(InkwellError, match=r"pretrain\.heads"):
         check(Pretrain(heads=3), train)
+
+
+def test_what_a_training_holds_is_part_of_its_peak() -> None:
+    size = count(LAPTOP, 4096)
+    state = state_gib(LAPTOP, size, 4096, bf16=False)
+    # weights and gradients, one moment of Muon's matrices, two of the embeddings' and the head's
+    assert state * 2**30 == 12 * size.total + 4 * 2 * 4096 * 256
+    assert state < peak_gib(LAPTOP, size, 4096, bf16=False)
+    smaller = LAPTOP.model_copy(update={"micro_batch": 1})
+    assert state_gib(smaller, size, 4096, bf16=False) == state
 
 
 def test_active_parameters_are_told_where_not_all_are() -> None:
