@@ -74,6 +74,8 @@ def test_every_verb_of_the_readme_is_in_the_makefile() -> None:
 def test_every_page_of_the_readme_exists() -> None:
     for link in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / link).exists(), link
+    linked = set(re.findall(r"\]\(docs/([^)#]+)\)", README[README.index("## Read on") :]))
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} <= linked
 
 
 @pytest.mark.timeout(1500)
