@@ -11,6 +11,7 @@ from prefect.runtime import deployment
 
 from components.errors import InkwellError
 from flows.orchestration.running import PipelineError, pipeline
+from flows.orchestration.sentences import told_in_sentences
 
 
 @flow(name="inkwell-promote", persist_result=False, validate_parameters=False)
@@ -21,6 +22,7 @@ def promote(workspace: str = ".", by: str | None = None, note: str = "") -> dict
     from flows.promotion.decision import sentence
     from flows.promotion.page import as_markdown
 
+    told_in_sentences(InkwellError)
     folder = Path(workspace).resolve()
     decision = decide(folder, by, note=note)
     get_run_logger().info(sentence(decision))
@@ -47,6 +49,7 @@ def retrain(workspace: str = ".", when: str | None = None) -> dict[str, Any]:
     from flows.notify import tell
     from flows.retrain import lock_of, why
 
+    told_in_sentences(InkwellError, PipelineError)
     folder = Path(workspace).resolve()
     logger = get_run_logger()
     with exclusive(lock_of(folder)) as mine:

@@ -25,6 +25,7 @@ from components.errors import InkwellError
 from flows.orchestration.graph import Stage, read_stages
 from flows.orchestration.progress import StageProgress, where_to_look
 from flows.orchestration.record import record_pipeline
+from flows.orchestration.sentences import told_in_sentences
 from flows.orchestration.server import server
 from flows.placement.described import placed
 from flows.placement.workspace import Placement
@@ -205,6 +206,7 @@ def pipeline(
     placement: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Run what is out of date in `workspace`; fails when a stage fails, after everything else that can run has run."""
+    told_in_sentences(InkwellError, StageError, PipelineError)
     folder = Path(workspace).resolve()
     stages = read_stages(folder, list(targets), list(downstream))
     identity = str(flow_run.id).replace("-", "")
@@ -299,7 +301,9 @@ def _outcomes(stages: Sequence[Stage], states: Mapping[str, Any]) -> list[Outcom
             found[stage.name] = Outcome(stage.name, "skipped", note=note)
         else:
             causes[stage.name] = [stage.name]
-            found[stage.name] = Outcome(stage.name, "failed", note=" ".join((state.message or "").split()))
+            error = state.result(raise_on_failure=False) if state.is_failed() else None
+            told = str(error) if isinstance(error, StageError) else state.message or ""
+            found[stage.name] = Outcome(stage.name, "failed", note=" ".join(told.split()))
     return list(found.values())
 
 
