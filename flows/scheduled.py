@@ -10,6 +10,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.runtime import deployment
 
 from components.errors import InkwellError
+from flows.orchestration.links import page_of
 from flows.orchestration.running import PipelineError, pipeline
 from flows.orchestration.sentences import told_in_sentences
 
@@ -27,9 +28,9 @@ def promote(workspace: str = ".", by: str | None = None, note: str = "") -> dict
     decision = decide(folder, by, note=note)
     get_run_logger().info(sentence(decision))
     create_markdown_artifact(key="promotion", markdown=as_markdown(decision), description=sentence(decision)[:2000])
-    if decision.pages:
-        page = decision.pages.with_suffix(".html").absolute()
-        create_link_artifact(key="promotion-page", link=page.as_uri(), description="The evidence, offline")
+    page = page_of(folder, decision.run, "promotion.html") if decision.run else None
+    if page:
+        create_link_artifact(key="promotion-page", link=page, description="The evidence, in MLflow")
     tell(folder, "promoted" if decision.promoted else "kept", sentence(decision))
     return {
         "promoted": decision.promoted,
