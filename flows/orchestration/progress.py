@@ -72,11 +72,11 @@ class StageProgress:
         from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
         self._told = time.monotonic()
-        pages = self._links.known() if self._links else {}
-        titles = {RUN: RUN, REPORT: "the last report card"}
-        shown = [f"[{titles[title]}]({pages[title]})" for title in titles if title in pages]
-        description = " · ".join([description, *shown])
         with contextlib.suppress(Exception):  # the server is away: the next line tries again
+            pages = self._links.known() if self._links else {}
+            titles = {RUN: RUN, REPORT: "the last report card"}
+            shown = [f"[{titles[title]}]({pages[title]})" for title in titles if title in pages]
+            description = " · ".join([description, *shown])
             if self._artifact is None:
                 created: Any = create_progress_artifact(percent, key=self.key, description=description)
                 self._artifact = created
