@@ -1,7 +1,8 @@
 """How long the pages of a full registry take: the report card, a comparison of two runs, and lineage in both directions.
 
 `measure` takes a workspace in which the pipeline has run with tracking on, multiplies what MLflow's database holds to 500 runs and 100 registered
-versions, and times whole commands from start to exit: a page that is quick once everything is imported is of no use to who waits for it. The
+versions, and times whole commands from start to exit, the comparison for two runs of MLflow (with the texts, profile and index of documents that were kept
+beside them) and for two workspaces: a page that is quick once everything is imported is of no use to who waits for it. The
 workspace itself is only read. The report is made with tracking off: the bar is the page, and telling MLflow of it is the step's affair, not the page's.
 """
 
@@ -26,7 +27,8 @@ ROOT = Path(__file__).parents[1]
 RUNS, VERSIONS = 500, 100
 _TIMES = 5
 _PATIENCE = 120.0  # seconds after which a command is ended, and the measurement with it
-_READ = ("data", "models", "metrics")
+_READ = ("data", "models", "metrics", "reports")
+_ANEW = ("metrics/report.json", "reports/index.html")  # the report writes them
 _TABLES = (
     *("runs", "tags", "params", "metrics", "latest_metrics", "datasets", "inputs", "input_tags"),
     *("logged_models", "logged_model_tags", "logged_model_params", "model_versions", "model_version_tags"),
@@ -39,15 +41,19 @@ def measure(finished_workspace: Path, folder: Path) -> dict[str, float]:
     Raises InkwellError where the workspace lacks what is asked for, or a command fails.
     """
     workspace = _copy(finished_workspace.resolve(), folder / "workspace")
+    beside = _without_a_document(_copy(finished_workspace.resolve(), folder / "beside"))
     database = workspace / ".inkwell" / "mlflow.db"
     runs, versions = multiply(database, RUNS, VERSIONS)
     one, other = _pipelines(database)
+    _index_of_its_own(workspace, database, other)
     exported = _exported(workspace)
     document = _document(workspace)
     lineage = [sys.executable, "-m", "flows.lineage"]
+    compare = [sys.executable, "-m", "flows.compare", "--output", "compare.html"]
     commands = {
         "report_seconds": [sys.executable, "-m", "components.report"],
-        "compare_seconds": [sys.executable, "-m", "flows.compare", one, other, "--output", "compare.html"],
+        "compare_seconds": [*compare, one, other],
+        "compare_workspaces_seconds": [*compare, str(workspace), str(beside)],
         "lineage_back_seconds": [*lineage, exported, "--html", "lineage.html"],
         "lineage_forward_seconds": [*lineage, "--document", document],
     }
@@ -169,9 +175,9 @@ def _copy(finished: Path, workspace: Path) -> Path:
     for name in _READ:
         if (finished / name).exists():
             (workspace / name).mkdir()
-            for entry in (finished / name).iterdir():  # metrics/report.json is written anew, beside the others
-                (workspace / name / entry.name).symlink_to(entry)
-    (workspace / "metrics" / "report.json").unlink(missing_ok=True)
+            for entry in (finished / name).iterdir():
+                if f"{name}/{entry.name}" not in _ANEW:
+                    (workspace / name / entry.name).symlink_to(entry)
     if (finished / ".inkwell" / "runs").exists():
         (workspace / ".inkwell" / "runs").symlink_to(finished / ".inkwell" / "runs")
     if (finished / ".inkwell" / "lineage").exists():
@@ -182,6 +188,33 @@ def _copy(finished: Path, workspace: Path) -> Path:
     ):
         base.backup(copy)
     return workspace
+
+
+def _without_a_document(workspace: Path) -> Path:
+    """The same workspace, whose corpus lacks the first document: equal ones would be compared at a glance."""
+    import pyarrow.parquet as pq
+
+    clean = workspace / "data" / "clean"
+    table = pq.ParquetFile(clean / "documents.parquet").read()
+    clean.unlink()  # the link to the finished workspace's
+    clean.mkdir()
+    pq.write_table(table.slice(1), clean / "documents.parquet", compression="zstd")
+    return workspace
+
+
+def _index_of_its_own(workspace: Path, database: Path, pipeline: str) -> None:
+    """Where the pipeline is a copy with hashes of its own, an index of its corpus' documents: that of the others without the first."""
+    import pyarrow.parquet as pq
+
+    question = (
+        "SELECT o.value FROM tags AS o JOIN tags AS p ON p.run_uuid = o.run_uuid AND p.key = 'mlflow.parentRunId' "
+        "WHERE p.value = ? AND o.key = 'inkwell.output.data/clean'"
+    )
+    with contextlib.closing(sqlite3.connect(database)) as base:
+        found = base.execute(question, (pipeline,)).fetchone()
+    known = sorted((workspace / ".inkwell" / "lineage").glob("*.parquet"))
+    if found and known and not (target := known[0].with_name(f"{found[0]}.parquet")).exists():
+        pq.write_table(pq.ParquetFile(known[0]).read().slice(1), target, compression="zstd")
 
 
 def _pipelines(database: Path) -> tuple[str, str]:

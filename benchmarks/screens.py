@@ -1,7 +1,7 @@
 """What a reviewer opens, in a browser without a network: MLflow, Prefect, the report card, lineage and comparison.
 
-The servers are real ones over what a finished workspace holds. A page that misses a file, complains in its console or does not show the words
-that it is opened for is told by name; the pictures are for the documentation.
+The servers are those that a user starts, with what they refuse (`flows.review`, `flows.server`), over what a finished workspace holds. A page that misses
+a file, complains in its console or does not show the words that it is opened for is told by name; the pictures are for the documentation.
 """
 
 from __future__ import annotations
@@ -17,12 +17,24 @@ from typing import Any
 import httpx
 
 from benchmarks.browser import Browser, opened
-from benchmarks.chaos.services import mlflow_server, prefect_server
+from benchmarks.chaos.services import Service, prefect_server
 from components.configuration import load
 from components.errors import InkwellError
+from components.launch.processes import free_port
 from components.step import STATE
 from flows.processes import environment
 
+ROOT = Path(__file__).parents[1]
+_SECTIONS = (
+    "Corpus",
+    "Tokenizer",
+    "Training",
+    "Evaluation",
+    "What they write",
+    "Exports",
+    "Lineage",
+    "Use it",
+)  # of the card
 _ASKED = 60.0  # seconds that a server may take for an answer
 _KEPT_CHAMPION = 3  # flows.promote: judged, and the champion stays
 
@@ -75,9 +87,7 @@ def _of_mlflow(stack: ExitStack, finished: Path, folder: Path) -> tuple[list[Scr
             f"{finished} has no MLflow database ({source.name}): its pipeline has to run with tracking.enabled."
         )
     _run_once(["flows.promote", "--by", "benchmark"], finished, allowed=(0, _KEPT_CHAMPION))
-    service, address = mlflow_server(
-        folder / "mlflow", f"sqlite:///{source.as_posix()}", (finished / STATE / "mlartifacts").as_uri()
-    )
+    service, address = _review(finished, folder / "mlflow")
     stack.callback(service.stop)
     service.start()
     api = f"{address}/api/2.0/mlflow"
@@ -104,9 +114,27 @@ def _of_mlflow(stack: ExitStack, finished: Path, folder: Path) -> tuple[list[Scr
     return screens, [runs["sft"]["run_id"], runs["align"]["run_id"]]
 
 
+def _review(finished: Path, folder: Path) -> tuple[Service, str]:
+    """`flows.review` of the workspace, with its log in `folder`; the service and MLflow's address."""
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "flows.review", "--workspace", str(finished), "--port", str(port)]
+
+    def ready() -> bool:
+        try:
+            return httpx.get(f"{address}/health", timeout=2, trust_env=False).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    return Service("mlflow-review", folder, command, {**environment(), "PYTHONPATH": str(ROOT)}, ready), address
+
+
 def _of_prefect(stack: ExitStack, finished: Path, folder: Path) -> list[Screen]:
     """A run of the pipeline with its graph, and its artifacts; the run is made here, over what is finished."""
     service, address = prefect_server(folder / "prefect-server")
+    port = address.removesuffix("/api").rpartition(":")[2]
+    service.command = [sys.executable, "-m", "flows.server", "--port", port]
+    service.env["PYTHONPATH"] = str(ROOT)
     stack.callback(service.stop)
     service.start()
     _run_once(["flows.pipeline"], finished, env={"PREFECT_API_URL": address})
@@ -133,7 +161,7 @@ def _of_pages(finished: Path, folder: Path, pair: Sequence[str]) -> list[Screen]
     _run_once(["flows.lineage", str(exported[0]), "--html", str(lineage)], finished)
     _run_once(["flows.compare", *pair, "--output", str(compare)], finished)
     return [
-        Screen("report-card", card.as_uri(), ()),
+        Screen("report-card", card.as_uri(), _SECTIONS),
         Screen("lineage", lineage.as_uri(), (exported[0].name,)),
         Screen("compare", compare.as_uri(), tuple(identity[:8] for identity in pair)),
     ]

@@ -198,6 +198,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InkwellError as error:
         print(f"notify: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("notify: interrupted.", file=sys.stderr)
+        return 130
     print(f"sent: {', '.join(name for name in channels if name not in failed) or 'nothing'}")
     return 2 if failed else 0
 

@@ -46,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InkwellError as error:
         print(f"promote: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("promote: interrupted; the same command judges again.", file=sys.stderr)
+        return 130
     return 0 if decision.promoted else KEPT_CHAMPION
 
 

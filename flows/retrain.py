@@ -98,7 +98,7 @@ def plan(workspace: Path, when: str | None) -> list[str]:
 
 
 def _before_a_server_starts(workspace: Path) -> None:
-    """What would stop the flow at once is told at once, and without the traceback that Prefect logs."""
+    """What would stop the flow at once is told at once: a server takes fifteen seconds to start."""
     from components.tracking.delivery import exclusive
     from flows.promotion.registry import Registry
 

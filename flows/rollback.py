@@ -127,6 +127,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InkwellError as error:
         print(f"rollback: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("rollback: interrupted; look who is the champion now, and name the version with --to.", file=sys.stderr)
+        return 130
     return 0
 
 

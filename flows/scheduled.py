@@ -10,7 +10,9 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.runtime import deployment
 
 from components.errors import InkwellError
+from flows.orchestration.links import page_of
 from flows.orchestration.running import PipelineError, pipeline
+from flows.orchestration.sentences import told_in_sentences
 
 
 @flow(name="inkwell-promote", persist_result=False, validate_parameters=False)
@@ -21,13 +23,14 @@ def promote(workspace: str = ".", by: str | None = None, note: str = "") -> dict
     from flows.promotion.decision import sentence
     from flows.promotion.page import as_markdown
 
+    told_in_sentences(InkwellError)
     folder = Path(workspace).resolve()
     decision = decide(folder, by, note=note)
     get_run_logger().info(sentence(decision))
     create_markdown_artifact(key="promotion", markdown=as_markdown(decision), description=sentence(decision)[:2000])
-    if decision.pages:
-        page = decision.pages.with_suffix(".html").absolute()
-        create_link_artifact(key="promotion-page", link=page.as_uri(), description="The evidence, offline")
+    page = page_of(folder, decision.run, "promotion.html") if decision.run else None
+    if page:
+        create_link_artifact(key="promotion-page", link=page, description="The evidence, in MLflow")
     tell(folder, "promoted" if decision.promoted else "kept", sentence(decision))
     return {
         "promoted": decision.promoted,
@@ -47,6 +50,7 @@ def retrain(workspace: str = ".", when: str | None = None) -> dict[str, Any]:
     from flows.notify import tell
     from flows.retrain import lock_of, why
 
+    told_in_sentences(InkwellError, PipelineError)
     folder = Path(workspace).resolve()
     logger = get_run_logger()
     with exclusive(lock_of(folder)) as mine:

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -48,3 +50,19 @@ def kill_between_checkpoints(process: subprocess.Popen[str], work: Path) -> None
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
+
+
+def alive_in(folder: Path) -> list[list[str]]:
+    """Command lines of the other processes that work in exactly this folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if (
+                process.pid != os.getpid()
+                and process.cwd() == str(folder.resolve())
+                and process.status() != psutil.STATUS_ZOMBIE
+            ):
+                found.append(process.cmdline())
+        except psutil.Error:
+            continue
+    return found

@@ -24,6 +24,7 @@ REMOTE_PATIENCE = 10.0  # and for a server
 _LEFTOVERS = 3.0  # and for what other steps left in the spool
 _SMALL = 2**20  # bytes: larger files of a model stay where they are, in DVC's cache
 _SHOWN = (".csv", ".jsonl", ".html")  # outputs that are one file to look at: curves, samples, pages
+_COMPARED = ("profile.json", "generations.parquet")  # in outputs that are folders: what a comparison of two runs reads
 _SHOWN_BYTES = 8 * 2**20  # larger ones stay where they are
 
 _LENT = "INKWELL_RECORD"  # names the record that a process writes for the one that opened it
@@ -265,10 +266,14 @@ class Recorder:
 
     @_soft
     def _keep_shown(self, path: Path) -> None:
-        """Keep curves, samples and pages with the run: whoever opens it wants to see them, and has no workspace."""
-        wanted = path.suffix in _SHOWN and path.is_file() and path.name not in self._kept
-        if wanted and path.stat().st_size <= _SHOWN_BYTES:
-            self.artifact(path)
+        """Keep curves, samples and pages with the run: whoever opens it wants to see them, and has no workspace.
+
+        Of a folder, what a comparison of two runs reads: the corpus' profile, and what the models wrote.
+        """
+        for file in [path / name for name in _COMPARED] if path.is_dir() else [path]:
+            wanted = (path.is_dir() or file.suffix in _SHOWN) and file.is_file() and file.name not in self._kept
+            if wanted and file.stat().st_size <= _SHOWN_BYTES:
+                self.artifact(file)
 
     @_soft
     def _documents(self, folder: Path) -> None:

@@ -22,8 +22,15 @@ table { border-spacing: 15px; }
 </style>
 LIBRARIES
 <script>
+// DVC hands an empty cell of a table on as empty text, which would be drawn at 0: rows without a value are left out
+const columns = part => [part.encoding?.y?.field, ...(part.layer ?? []).flatMap(columns)].filter(Boolean);
+const measured = drawing => {
+  const names = columns(drawing).map(name => name.replace(/\\\\([.[\\]])/g, "$1"));
+  const values = drawing.data?.values?.filter(row => names.every(name => row[name] !== ""));
+  return values ? {...drawing, data: {...drawing.data, values}} : drawing;
+};
 // the menu's editor and source lead to another host
-vegaEmbed = (embed => (place, drawing) => embed(place, drawing, {actions: {export: true, source: false, compiled: false, editor: false}}))(vegaEmbed);
+vegaEmbed = (embed => (place, drawing) => embed(place, measured(drawing), {actions: {export: true, source: false, compiled: false, editor: false}}))(vegaEmbed);
 </script>
 </head>
 <body>

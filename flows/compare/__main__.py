@@ -39,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InkwellError as error:
         print(f"compare: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("compare: interrupted.", file=sys.stderr)
+        return 130
     for key, (one, other) in list(outcome["parameters"].items())[:20]:
         print(f"  {key}: {one} -> {other}")
     print(f"{outcome['verdict']}\n{arguments.output} shows it.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -9,10 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.errors import InkwellError
 from components.tracking.reading import Run
 from flows.compare.sides import Side
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from components.validate.drift import Comparison
 
 _Z = 1.96  # two-sided 95 % of the normal distribution
@@ -124,23 +128,41 @@ class Documents:
     kept: int
 
 
-def documents(a: Path, b: Path) -> Documents:
-    """How the documents of two `documents.parquet` differ."""
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
+def documents(a: Path | bytes, b: Path | bytes) -> Documents:
+    """How the documents of two corpora differ, each told by a Parquet file (or its bytes) with `id` and `split`.
 
-    one, other = (pq.ParquetFile(path).read(["id", "split"]) for path in (a, b))
+    Raises InkwellError for a file that is none.
+    """
+    import pyarrow.compute as pc
+
+    one, other = _ids(a), _ids(b)
     if one.equals(other):
         return Documents([], [], 0, len(one))
     added = other.filter(pc.invert(pc.is_in(other["id"], one["id"])))["id"].to_pylist()
     removed = one.filter(pc.invert(pc.is_in(one["id"], other["id"])))["id"].to_pylist()
-    keys = [
-        pc.binary_join_element_wise(pc.cast(t["id"], "string"), pc.cast(t["split"], "string"), "\0")
-        for t in (one, other)
-    ]
+    keys = [pc.binary_join_element_wise(table["id"], table["split"], "\0") for table in (one, other)]
     same = int(pc.sum(pc.is_in(keys[0], keys[1])).as_py() or 0)
     kept = len(one) - len(removed)
     return Documents(sorted(added), sorted(removed), kept - same, kept)
+
+
+def _ids(told: Path | bytes) -> pa.Table:
+    """`id` and `split` as text; an index tells of removed documents too, and they are in no corpus."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    from components.tracking.documents import REMOVED
+
+    try:
+        read = pq.ParquetFile(io.BytesIO(told) if isinstance(told, bytes) else told).read(["id", "split"])
+        table = pa.table({name: pc.cast(read[name], "string") for name in ("id", "split")})
+    except (pa.ArrowException, OSError, KeyError) as error:
+        named = "the index of documents beside a run" if isinstance(told, bytes) else told
+        raise InkwellError(
+            f"{named} is no table of documents ({' '.join(str(error).split())[:200]}): run the step that writes it again."
+        ) from error
+    return table.filter(pc.not_equal(table["split"], REMOVED))
 
 
 def distributions(a: Side, b: Side) -> list[Comparison]:

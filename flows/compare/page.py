@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.errors import InkwellError
 from flows.compare.differing import (
     Difference,
     Documents,
@@ -237,11 +238,11 @@ def _samples(a: Side, b: Side) -> list[tuple[str, str, str]]:
     picked = found[:: max(1, len(found) // 6)][:6]
     if picked:
         return picked
-    last = [{int(row["step"]): row["texts"] for row in side.samples} for side in (a, b)]
+    last = [{row["step"]: row["texts"] for row in side.samples} for side in (a, b)]
     steps = sorted(set(last[0]) & set(last[1])) or sorted(set(last[0]) | set(last[1]))
     texts = []
     for step in steps[-3:]:
-        pair = [side.get(step, [""])[0][:_TEXT] for side in last]
+        pair = [(side.get(step) or [""])[0][:_TEXT] for side in last]
         texts.append((f"after step {step:,}", pair[0], pair[1]))
     return texts
 
@@ -249,12 +250,20 @@ def _samples(a: Side, b: Side) -> list[tuple[str, str, str]]:
 def _generations(side: Side) -> dict[tuple[str, str], str]:
     if side.generations is None:
         return {}
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pq.ParquetFile(io.BytesIO(side.generations)).read()
-    key = next((name for name in ("prompt", "title", "request") if name in table.column_names), None)
+    try:
+        table = pq.ParquetFile(io.BytesIO(side.generations)).read()
+        key = next((name for name in ("prompt", "title", "request") if name in table.column_names), None)
+        rows = table.select([name for name in ("model", key, "text") if name]).to_pylist()
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise InkwellError(
+            f"{side.name}: generations.parquet is no table of what the models wrote ({' '.join(str(error).split())[:200]}): "
+            "run the evaluate step again."
+        ) from error
     found: dict[tuple[str, str], str] = {}
-    for row in table.to_pylist():
+    for row in rows:
         found.setdefault((str(row["model"]), str(row[key]) if key else ""), str(row["text"])[:_TEXT])
     return found
 

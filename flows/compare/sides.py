@@ -34,7 +34,7 @@ class Side:
     generations: bytes | None = None
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     profile: dict[str, Any] | None = None
-    documents: Path | None = None
+    documents: Path | bytes | None = None  # Parquet with `id` and `split`: data/clean itself, or its index
     digests: dict[str, str] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     runs: Runs | None = None
@@ -60,7 +60,7 @@ def find(name: str, workspace: Path) -> Side:
         runs = runs_of(workspace, here.get("tracking.uri"))
         run = runs.run(name) if runs else None
         if runs and run:
-            return _from_mlflow(run, runs)
+            return _from_mlflow(run, runs, workspace)
     commit_id = resolve(workspace, name)
     if commit_id:
         revision = Revision(workspace, commit_id)
@@ -91,9 +91,7 @@ def _from_files(name: str, kind: str, read: Callable[[str], bytes | None], place
         if written:
             rate = side.metrics.get(f"{stage}.tokens_per_second")
             side.curves[stage] = _with_time(_rows(written, f"{name}: data/curves/{stage}.csv"), rate)
-    samples = read("data/samples/pretrain.jsonl")
-    if samples:
-        side.samples = [json.loads(line) for line in samples.decode("utf-8").splitlines() if line.strip()]
+    side.samples = _samples(read("data/samples/pretrain.jsonl"), f"{name}: data/samples/pretrain.jsonl")
     side.generations = read("data/evaluation/generations.parquet")
     results = _object(read("data/evaluation/results.json"), f"{name}: data/evaluation/results.json")
     side.scores = results.get("scores", {})
@@ -122,8 +120,11 @@ _STAGES = (
 )
 
 
-def _from_mlflow(run: Run, runs: Runs) -> Side:
-    """A pipeline's run with its steps (and those that made what it found unchanged), a step's run, or a sweep's trial."""
+def _from_mlflow(run: Run, runs: Runs, workspace: Path) -> Side:
+    """A pipeline's run with its steps (and those that made what it found unchanged), a step's run, or a sweep's trial.
+
+    Texts, the corpus' profile and its index of documents are files that were kept beside the steps' runs.
+    """
     side = Side(f"{run.name} ({run.id[:8]})", "MLflow run", runs=runs)
     side.parameters = {key: _value(text) for key, text in run.parameters.items()}
     steps = {child.tags["stage"]: child for child in runs.children(run.id) if "stage" in child.tags}
@@ -153,9 +154,24 @@ def _from_mlflow(run: Run, runs: Runs) -> Side:
             error = side.metrics[f"{key}_stderr"]
             low, high = value - 1.96 * error, value + 1.96 * error
             side.scores[key.removeprefix("evaluate.")] = {"value": value, "low": low, "high": high, "stderr": error}
+    side.samples = _samples(runs.kept(steps.get("pretrain"), "pretrain.jsonl"), f"{side.name}: pretrain.jsonl")
+    side.generations = runs.kept(steps.get("evaluate"), "generations.parquet")
+    side.profile = _object(runs.kept(steps.get("validate"), "profile.json"), f"{side.name}: profile.json") or None
+    side.documents = _index(side.digests.get("data/clean"), steps.get("tokenize"), runs, workspace)
     commit = run.tags.get("mlflow.source.git.commit")
     side.facts = {"run": run.id, "status": run.status.lower()} | ({"commit": commit[:12]} if commit else {})
     return side
+
+
+def _index(clean: str | None, packed: Run | None, runs: Runs, workspace: Path) -> Path | bytes | None:
+    """The index of documents of the version of data/clean with this hash: the workspace's, else the one that was kept with its packing."""
+    from components.step import STATE
+    from components.tracking.documents import index_path
+
+    if clean is None:
+        return None
+    here = index_path(workspace / STATE, clean)
+    return here if here.exists() else runs.kept(packed, here.name)
 
 
 def _tracked_curve(step: Run, runs: Runs) -> Curve:
@@ -224,6 +240,15 @@ def _object(written: bytes | None, where: str) -> dict[str, Any]:
     except ValueError as error:
         raise InkwellError(f"{where} is no JSON ({error}): run the step that writes it again.") from error
     return found if isinstance(found, dict) else {}
+
+
+def _samples(written: bytes | None, where: str) -> list[dict[str, Any]]:
+    """Rows of `step` and `texts`."""
+    try:
+        found = [json.loads(line) for line in (written or b"").decode("utf-8").splitlines() if line.strip()]
+        return [{"step": int(row["step"]), "texts": [str(text) for text in row["texts"]]} for row in found]
+    except (ValueError, TypeError, KeyError) as error:
+        raise InkwellError(f"{where} is no list of samples ({error}): run the pretrain step again.") from error
 
 
 def _rows(written: bytes, where: str) -> Curve:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 from components.tracking.reading import SQLITE, Point, Question, Run, Store, open_store
@@ -28,6 +29,14 @@ class Runs:
     def history(self, identity: str, metric: str) -> list[Point]:
         """The points of a curve, by step."""
         return self._store.history(identity, metric)
+
+    def kept(self, run: Run | None, name: str) -> bytes | None:
+        """A file that was kept beside the run; None where there is none."""
+        if run is None or not run.artifacts:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            found = self._store.fetch(run.artifacts, name, Path(folder))
+            return found.read_bytes() if found else None
 
 
 def runs_of(workspace: Path, uri: str | None) -> Runs | None:

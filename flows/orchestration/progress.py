@@ -5,18 +5,17 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from uuid import UUID
+
+from flows.orchestration.links import REPORT, RUN, Links
 
 # "  pretrain:  34%, 1:23 left, loss 3.210, 2,000 tokens/s" and "  encode: 100% in 0:12": components.progress writes them.
 _LINE = re.compile(
     r"^\s*(?P<label>\S.*?):\s+(?P<percent>\d{1,3})%(?:, (?P<left>\d+(?::\d\d)+) left| in (?:\d+(?::\d\d)+))?(?:, (?P<note>.+))?$"
 )
 _SECONDS = 5.0  # between two updates: each is a request
-_ASKED = 3.0  # seconds that MLflow may take to name a run
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,15 @@ def seen(line: str) -> Seen | None:
 
 
 class StageProgress:
-    """The artifact `progress-STAGE` of the task run it is made in; it appears with the first bar. Nothing here can fail a stage."""
+    """The artifact `progress-STAGE` of the task run it is made in; it appears with the first bar. Nothing here can fail a stage.
 
-    def __init__(self, stage: str) -> None:
+    Behind its words stand links to the pipeline's run in MLflow, and to the report card that the workspace has: an earlier run's, until
+    this one has come so far.
+    """
+
+    def __init__(self, stage: str, links: Links | None = None) -> None:
         self.stage, self.key = stage, f"progress-{stage.replace('_', '-').lower()}"
+        self._links = links
         self._artifact: UUID | None = None
         self._told = 0.0
         self._last: Seen | None = None
@@ -69,44 +73,12 @@ class StageProgress:
 
         self._told = time.monotonic()
         with contextlib.suppress(Exception):  # the server is away: the next line tries again
+            pages = self._links.known() if self._links else {}
+            titles = {RUN: RUN, REPORT: "the last report card"}
+            shown = [f"[{titles[title]}]({pages[title]})" for title in titles if title in pages]
+            description = " · ".join([description, *shown])
             if self._artifact is None:
                 created: Any = create_progress_artifact(percent, key=self.key, description=description)
                 self._artifact = created
             else:
                 update_progress_artifact(self._artifact, percent, description=description)
-
-
-def where_to_look(workspace: Path, pipeline: str) -> Mapping[str, str]:
-    """Title and address of what a reader opens next: the pipeline's run in MLflow, the report card, the data card. Never raises."""
-    found: dict[str, str] = {}
-    with contextlib.suppress(Exception):
-        found |= _tracked(workspace, pipeline)
-    for name, title in (("index", "Report card"), ("data_card", "Data card"), ("tokenizer", "Tokenizer")):
-        page = workspace / "reports" / f"{name}.html"
-        if page.exists():
-            found[title] = page.resolve().as_uri()
-    return found
-
-
-def _tracked(workspace: Path, pipeline: str) -> dict[str, str]:
-    """The pipeline's run in an MLflow server; a database that nobody serves has no address."""
-    import httpx
-
-    from components.configuration import load
-
-    tracking = load(workspace / "params.yaml").tracking
-    if not tracking.enabled or not (tracking.uri or "").startswith(("http:", "https:")):
-        return {}
-    address = str(tracking.uri).rstrip("/")
-    with httpx.Client(base_url=f"{address}/api/2.0/mlflow/", timeout=_ASKED) as client:
-        named = client.get("experiments/get-by-name", params={"experiment_name": tracking.experiment})
-        experiment = named.raise_for_status().json()["experiment"]["experiment_id"]
-        asked = {
-            "experiment_ids": [experiment],
-            "filter": f"tags.`inkwell.kind` = 'pipeline' and tags.`inkwell.pipeline` = '{pipeline}'",
-            "max_results": 1,
-        }
-        runs = client.post("runs/search", json=asked).raise_for_status().json().get("runs", [])
-    if not runs:
-        return {}
-    return {"MLflow run": f"{address}/#/experiments/{experiment}/runs/{runs[0]['info']['run_id']}"}

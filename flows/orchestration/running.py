@@ -23,8 +23,10 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from components.errors import InkwellError
 from flows.orchestration.graph import Stage, read_stages
-from flows.orchestration.progress import StageProgress, where_to_look
+from flows.orchestration.links import REPORT, Links, where_to_look
+from flows.orchestration.progress import StageProgress
 from flows.orchestration.record import record_pipeline
+from flows.orchestration.sentences import told_in_sentences
 from flows.orchestration.server import server
 from flows.placement.described import placed
 from flows.placement.workspace import Placement
@@ -99,6 +101,7 @@ class Running:
 class _Run:
     placement: Placement
     stages: Mapping[str, Stage]
+    links: Links
     settled: Set[str] = frozenset()  # stages that need no look of their own
     running: Running = field(default_factory=Running)
 
@@ -122,7 +125,7 @@ def _run_command(run: _Run, stage: Stage, pipeline: str, force: bool, timeout_mi
     logger = get_run_logger()
     name = stage.name
     state, last, stands = "unchanged", "", False
-    progress = StageProgress(name)
+    progress = StageProgress(name, run.links)
     began = time.monotonic()
     with Command(
         run.placement.command(stage, force), run.placement.folder, environment(pipeline), together=True
@@ -205,10 +208,13 @@ def pipeline(
     placement: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Run what is out of date in `workspace`; fails when a stage fails, after everything else that can run has run."""
+    told_in_sentences(InkwellError, StageError, PipelineError)
     folder = Path(workspace).resolve()
     stages = read_stages(folder, list(targets), list(downstream))
     identity = str(flow_run.id).replace("-", "")
-    run = _runs[identity] = _Run(placed(folder, placement), {stage.name: stage for stage in stages})
+    run = _runs[identity] = _Run(
+        placed(folder, placement), {stage.name: stage for stage in stages}, Links(folder, identity)
+    )
     futures: dict[str, Any] = {}
     try:
         run.placement.begin(stages)
@@ -299,7 +305,9 @@ def _outcomes(stages: Sequence[Stage], states: Mapping[str, Any]) -> list[Outcom
             found[stage.name] = Outcome(stage.name, "skipped", note=note)
         else:
             causes[stage.name] = [stage.name]
-            found[stage.name] = Outcome(stage.name, "failed", note=" ".join((state.message or "").split()))
+            error = state.result(raise_on_failure=False) if state.is_failed() else None
+            told = str(error) if isinstance(error, StageError) else state.message or ""
+            found[stage.name] = Outcome(stage.name, "failed", note=" ".join(told.split()))
     return list(found.values())
 
 
@@ -312,14 +320,16 @@ def _publish(workspace: Path, pipeline: str, outcomes: Sequence[Outcome]) -> Non
         metrics = _metrics(workspace / "metrics" / f"{stage}.json")
         lines += [f"| {stage}.{name} | {metrics[name]:,.6g} |" for name in names if name in metrics]
     report = workspace / "reports" / "index.html"
+    found = where_to_look(workspace, pipeline)
     lines += [
         "",
         f"The whole card: `{report}`" if report.exists() else "No report card yet: the report stage has not run.",
-        *(f"\n[{title}]({address})" for title, address in where_to_look(workspace, pipeline).items()),
+        *(f"\n[{title}]({address})" for title, address in found.pages.items()),
+        *(["", found.lacking] if found.lacking else []),
     ]
     create_markdown_artifact(key="report-card", markdown="\n".join(lines), description="Key figures of the pipeline")
-    if report.exists():
-        create_link_artifact(key="report-card-page", link=report.as_uri(), description="The offline report card")
+    if REPORT in found.pages:
+        create_link_artifact(key="report-card-page", link=found.pages[REPORT], description="The report card, in MLflow")
 
 
 def _metrics(path: Path) -> Mapping[str, float]:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from components.errors import InkwellError
 from flows.experiments.comparing import answered, options
+from flows.scaling.record import record
 from flows.scaling.study import HEAD, Size, scaling
 
 SIZES = "64x2,128x2,128x4,192x4,256x4"
@@ -95,6 +96,7 @@ def _compare(arguments: argparse.Namespace, overrides: list[str]) -> None:
         arguments.held_out,
         arguments.jobs,
     )
+    record(arguments.workspace, outcome)
     print(f"\n{outcome['verdict']}\n{arguments.workspace / 'scaling.html'} shows it.")
     share, back_found = outcome["tokens_per_parameter"], outcome["held_back"]
     figures = {

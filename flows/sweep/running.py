@@ -21,6 +21,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.orchestration.running import Running
+from flows.orchestration.sentences import told_in_sentences
 from flows.orchestration.server import server
 from flows.processes import Command, environment, terminating
 from flows.revisions import experiments, git, text_of
@@ -112,6 +113,7 @@ def run_trial(sweep: str, trial: str) -> float | None:
 @flow(name="inkwell-sweep", persist_result=False, validate_parameters=False)
 def sweep_flow(name: str, objective: str, jobs: int, retry: bool) -> None:
     """Run the trials of the sweep `name` that are not finished, `jobs` at a time."""
+    told_in_sentences(TrialError)
     sweep = _sweeps[name]
     plan = sweep.plan
     total = plan.size()

@@ -35,6 +35,9 @@ CONTAINER_ENVIRONMENT = {
     "INKWELL_PARAMETERS": "corpus=tang size=laptop",
 }
 
+# Where a browser finds MLflow: the port that Compose binds, or that `kubectl port-forward` leads to.
+MLFLOW_PAGE = "http://127.0.0.1:5000"
+
 
 def upstream(kind: str) -> dict[str, Any]:
     """The template that Prefect ships for a type of worker, from its package; no server is asked."""
@@ -76,6 +79,7 @@ def docker() -> dict[str, Any]:
         "AWS_SECRET_ACCESS_KEY": "{{ prefect.blocks.secret.inkwell-s3-worker }}",
         "MLFLOW_TRACKING_USERNAME": "admin",
         "MLFLOW_TRACKING_PASSWORD": "{{ prefect.blocks.secret.inkwell-mlflow }}",
+        "INKWELL_MLFLOW_PAGE": MLFLOW_PAGE,
         "INKWELL_PARAMETERS": f"{CONTAINER_ENVIRONMENT['INKWELL_PARAMETERS']} tracking.uri=http://gate:5000",
     }
     # No deployment may ask for more rights than a container has.
@@ -100,6 +104,7 @@ def kubernetes() -> dict[str, Any]:
     variables["env"]["default"] = {
         **CONTAINER_ENVIRONMENT,
         "AWS_ENDPOINT_URL": "http://seaweedfs-all-in-one:8333",
+        "INKWELL_MLFLOW_PAGE": MLFLOW_PAGE,
         "INKWELL_PARAMETERS": f"{CONTAINER_ENVIRONMENT['INKWELL_PARAMETERS']} tracking.uri=http://mlflow",
     }
     variables["gpus"] = {

@@ -47,10 +47,13 @@ def test_every_page_is_timed_and_the_workspace_is_left_alone(
     assert {path: path.stat().st_mtime_ns for path in sorted(finished.rglob("*"))} == before
     assert found["registry_runs"] >= 500
     assert found["registry_versions"] >= 100
-    for name in ("report_seconds", "compare_seconds", "lineage_back_seconds", "lineage_forward_seconds"):
-        assert 0 < found[name] < 60
+    pages = ("report", "compare", "compare_workspaces", "lineage_back", "lineage_forward")
+    for name in pages:
+        assert 0 < found[f"{name}_seconds"] < 60
     for page in ("reports/index.html", "compare.html", "lineage.html"):
         assert "<html" in (tmp_path / "workspace" / page).read_text(encoding="utf-8")
+    compared = json.loads((tmp_path / "workspace" / "compare.json").read_text(encoding="utf-8"))
+    assert len(compared["documents"]["removed"]) == 1
     assert "registry-pages" in (tmp_path / "workspace" / "lineage.html").read_text(encoding="utf-8")
 
 

@@ -23,6 +23,7 @@ from flows.compare.sides import Side, find
 from flows.compare.tracked import Runs, runs_of
 from flows.processes import environment
 from tests.processes import ROOT
+from tests.tiny_corpus import clean_rows
 
 DVC_YAML = """
 stages:
@@ -195,6 +196,105 @@ def test_the_database_is_read_as_mlflow_would(tracked: tuple[Path, list[str]]) -
     assert ids[0] == ids[1]
     assert here.run("0" * 32) is None
     assert served.run("0" * 32) is None
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, str]]]:
+    """A workspace whose database has two pipelines with the files that steps keep there; ids of their runs by stage.
+
+    The second one's corpus lacks the first document, which a rule has dropped, and is half Russian.
+    """
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from mlflow.tracking import MlflowClient
+
+    from components.corpus.documents import clean_schema, removed_schema, write_documents
+    from components.evaluate.stage import _generation_schema, _write_table
+    from components.tracking.documents import build_index, index_path
+    from components.validate.profile import points
+
+    folder = tmp_path_factory.mktemp("kept")
+    (folder / ".inkwell").mkdir()
+    (folder / "params.yaml").write_text("seed: 1\n", encoding="utf-8")
+    client = MlflowClient(f"sqlite:///{folder / '.inkwell/mlflow.db'}")
+    experiment = client.create_experiment("inkwell", artifact_location=(folder / "artifacts").as_uri())
+    rows = clean_rows()
+    lengths = points(np.array([float(len(row["text"])) for row in rows]))
+    found = []
+    for which, languages in enumerate(({"zh": 1.0}, {"zh": 0.5, "ru": 0.5})):
+        place, digest = tmp_path_factory.mktemp("made"), str(which) * 32
+        (place / "clean").mkdir()
+        write_documents(place / "clean" / "documents.parquet", rows[which:], clean_schema())
+        if which:
+            schema = removed_schema()
+            dropped = {name: rows[0].get(name) for name in schema.names} | {"rule": "length", "reason": "too short"}
+            pq.write_table(pa.Table.from_pylist([dropped], schema=schema), place / "clean" / "removed.parquet")
+        build_index(place / "clean", index_path(place, digest))
+        sizes = {"documents": len(rows) - which, "characters": 9000, "read": len(rows)}
+        profile = {**sizes, "shares": {"languages": languages}, "quantiles": {"lengths": lengths}}
+        (place / "profile.json").write_text(json.dumps(profile), encoding="utf-8")
+        (place / "pretrain.jsonl").write_text(f'{{"step": 10, "texts": ["spring {which}"]}}\n', encoding="utf-8")
+        written = {"model": "sft", "prompt": "写一首诗", "title": "春", "text": f"moon {which}"}
+        _write_table(place / "generations.parquet", [written], _generation_schema())
+        parent = client.create_run(experiment, tags={"inkwell.kind": "pipeline"}).info.run_id
+        ids = {"pipeline": parent}
+        for stage, file in {
+            "clean": None,
+            "tokenize": index_path(place, digest),
+            "validate": place / "profile.json",
+            "pretrain": place / "pretrain.jsonl",
+            "evaluate": place / "generations.parquet",
+        }.items():
+            tags = {"stage": stage, "mlflow.parentRunId": parent}
+            tags |= {"inkwell.output.data/clean": digest} if stage == "clean" else {}
+            ids[stage] = client.create_run(experiment, tags=tags, run_name=stage).info.run_id
+            if file:
+                client.log_artifact(ids[stage], str(file))
+        found.append(ids)
+    return folder, found
+
+
+def test_runs_of_mlflow_are_compared_by_texts_and_data_too(
+    kept: tuple[Path, list[dict[str, str]]], tmp_path: Path
+) -> None:
+    folder, (one, other) = kept
+    page = tmp_path / "page.html"
+    where = ["--workspace", str(folder), "--output", str(page)]
+    assert main([one["pipeline"], other["pipeline"], *where]) == 0
+    found = json.loads(page.with_suffix(".json").read_text())
+    rows = clean_rows()
+    assert found["documents"] == {"added": [], "removed": [rows[0]["id"]], "moved": 0, "kept": len(rows) - 1}
+    drift = found["drift"]
+    assert drift["languages"]["distance"] > drift["languages"]["allowed"]
+    assert drift["lengths"]["distance"] == 0
+    written = page.read_text()
+    for said in ("写一首诗", "moon 0", "moon 1", "Distributions, from A to B"):
+        assert said in written
+    assert "spring" not in written, "what the finished models wrote goes before what they wrote on the way"
+    # a step alone has what was kept beside it
+    assert main([one["pretrain"], other["pretrain"], *where]) == 0
+    written = page.read_text()
+    for said in ("after step 10", "spring 0", "spring 1"):
+        assert said in written
+    assert json.loads(page.with_suffix(".json").read_text())["documents"] is None
+
+
+def test_a_torn_file_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "torn"
+    for name, words in {
+        "data/samples/pretrain.jsonl": "pretrain.jsonl is no list of samples",
+        "data/evaluation/generations.parquet": "generations.parquet is no table of what the models wrote",
+        "data/clean/documents.parquet": "documents.parquet is no table of documents",
+    }.items():
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / name).parent.mkdir(parents=True)
+        (folder / "params.yaml").write_text("seed: 1\n")
+        (folder / name).write_text('{"step": 10, "te')
+        assert main([str(folder), str(folder), "--output", str(tmp_path / "page.html")]) == 2
+        error = capsys.readouterr().err
+        assert words in error
+        assert error.count("\n") == 1
 
 
 def test_five_hundred_runs_are_compared_in_two_seconds(tracked: tuple[Path, list[str]], tmp_path: Path) -> None:

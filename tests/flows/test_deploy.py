@@ -23,6 +23,7 @@ from components.errors import InkwellError
 from flows.automations import keep_addresses
 from flows.deploy import CONTAINER_HOME, POOL, ROOT, blocks_of, concurrency_keys, deploy, main, pool_types, type_of
 from flows.processes import environment
+from tests.processes import alive_in
 
 SECRET = "planted-19c04e7b"
 PARAMETERS: dict[str, Any] = {"ingest": {"sources": [{"name": "a", "kind": "path", "location": "a"}]}}
@@ -106,6 +107,46 @@ def _until(found: Callable[[], Any], seconds: float) -> Any:
             return value
         time.sleep(1)
     return None
+
+
+@pytest.mark.timeout(900)
+def test_a_run_that_is_cancelled_leaves_no_process_behind(at_server: str, small: Path) -> None:
+    """First of all tests here: runs that others leave behind would take the deployment's one place."""
+    from prefect.client.orchestration import get_client
+    from prefect.states import Scheduled
+
+    sleeping = "python -c \"import time; open('began.txt', 'w'); time.sleep(600); open('a.txt', 'w')\""
+    (small / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"a": {"cmd": sleeping, "outs": ["a.txt"]}}}))
+    deploy(small)
+    env: dict[str, str] = {**environment(), "PREFECT_API_URL": at_server}
+    env.pop("PYTHONPATH", None)  # the code of a run is its workspace's
+    prefect = [sys.executable, "-m", "prefect"]
+    with get_client(sync_client=True) as client, (small / "worker.log").open("wb") as log:
+        pipeline = client.read_deployment_by_name("inkwell-pipeline/pipeline").id
+        run = client.create_flow_run_from_deployment(pipeline, state=Scheduled())
+        worker = subprocess.Popen(
+            [*prefect, "worker", "start", "--pool", POOL, "--name", "cancelled"],
+            cwd=small.parent,
+            env=env,
+            start_new_session=True,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            assert _until((small / "began.txt").exists, 400), (small / "worker.log").read_text()
+            assert alive_in(small)
+            subprocess.run([*prefect, "flow-run", "cancel", str(run.id)], env=env, check=True, capture_output=True)
+
+            def cancelled() -> bool:
+                state = client.read_flow_run(run.id).state
+                return state is not None and state.is_cancelled()
+
+            assert _until(cancelled, 120), (small / "worker.log").read_text()
+            assert _until(lambda: not alive_in(small), 30), alive_in(small)
+        finally:
+            os.killpg(worker.pid, signal.SIGTERM)
+            worker.wait(60)
+    assert not (small / "a.txt").exists()
 
 
 @pytest.mark.timeout(1200)

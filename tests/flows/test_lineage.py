@@ -142,7 +142,9 @@ def test_what_is_not_on_record_is_told_in_a_sentence(recorded: History, capsys: 
     recorded.client.delete_run(sft.id)
     try:
         chain = lead_back(recorded.records, recorded.first)
-        assert _paths(chain) == ["models/export/tiny.gguf", "models/export", "models/sft", "data/clean", "data/tokens", "data/raw", "models/tokenizer", "source/tiny"] or set(_paths(chain)) >= {"models/sft", "data/raw"}  # fmt: skip
+        # what stood behind the fine-tuned model alone is out of sight; the rest leads on from the export itself
+        told = {"models/export/tiny.gguf", "models/export", "models/sft", "models/tokenizer"}
+        assert set(_paths(chain)) == told | {"data/tokens", "data/clean", "data/raw", "source/tiny"}
         (sentence,) = chain.missing
         assert "deleted" in sentence
         assert sft.id in sentence

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from components.errors import InkwellError
@@ -17,8 +18,7 @@ from flows.orchestration.graph import read_changes, read_stages
 from flows.pipeline import main, plan
 from flows.placement.workspace import Workspace
 from flows.processes import environment
-
-ROOT = Path(__file__).parents[2]
+from tests.processes import ROOT, alive_in
 
 
 def _states(workspace: Path, **options: object) -> dict[str, str]:
@@ -60,6 +60,35 @@ def test_a_failure_skips_what_needs_it_and_nothing_else(workspace: Path, prefect
     assert _states(workspace) == {"first": "unchanged", "left": "ran", "right": "unchanged", "last": "ran"}
 
 
+def test_a_stage_that_fails_is_told_in_its_own_sentence(workspace: Path, prefect_server: None) -> None:
+    from prefect.settings import PREFECT_API_URL
+
+    (workspace / "left.py").write_text("import sys; sys.exit('left: no such poem.')\n")
+    env = {**environment(), "PREFECT_API_URL": str(PREFECT_API_URL.value()), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "flows.pipeline"]
+    done = subprocess.run(command, cwd=workspace, env=env, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 1, done.stderr
+    assert re.search(r"^left +failed .+ left ended with status \d+: left: no such poem\.$", done.stdout, re.MULTILINE)
+    assert "StageError" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_defect_keeps_its_traceback() -> None:
+    from flows.orchestration.running import StageError
+    from flows.orchestration.sentences import told_in_sentences
+
+    told_in_sentences(StageError)
+    told_in_sentences(StageError)
+    logger = logging.getLogger("prefect.task_runs")
+    for error, kept in ((StageError("no such poem"), False), (KeyError("poem"), True)):
+        record = logger.makeRecord(
+            logger.name, logging.ERROR, __file__, 1, "failed: %r", (error,), (type(error), error, None)
+        )
+        assert logger.filter(record)
+        assert bool(record.exc_info) == kept
+        assert repr(error) in record.getMessage()
+
+
 def test_the_run_shows_logs_and_artifacts(workspace: Path, prefect_server: None) -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.sorting import FlowRunSort
@@ -81,7 +110,7 @@ def test_a_stage_that_takes_too_long_is_ended(workspace: Path, prefect_server: N
     (workspace / "dvc.yaml").write_text(text.replace("print('first says hello')", "import time; time.sleep(300)"))
     states = _states(workspace)
     assert states == {"first": "failed", "left": "skipped", "right": "skipped", "last": "skipped"}
-    assert not _alive_in(workspace)
+    assert not alive_in(workspace)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -93,16 +122,16 @@ def test_a_killed_flow_leaves_no_process_behind(workspace: Path, prefect_server:
     flow = subprocess.Popen([sys.executable, "-m", "flows.pipeline"], cwd=workspace, env=env, start_new_session=True)
     try:
         deadline = time.monotonic() + 90
-        while not any("left.py" in " ".join(command) for command in _alive_in(workspace)):
+        while not any("left.py" in " ".join(command) for command in alive_in(workspace)):
             assert time.monotonic() < deadline
             assert flow.poll() is None
             time.sleep(0.2)
         flow.send_signal(number)
         assert flow.wait(40) == (130 if number == signal.SIGTERM else -number)
         deadline = time.monotonic() + 15
-        while _alive_in(workspace) and time.monotonic() < deadline:
+        while alive_in(workspace) and time.monotonic() < deadline:
             time.sleep(0.2)
-        assert not _alive_in(workspace)
+        assert not alive_in(workspace)
     finally:
         if flow.poll() is None:
             os.killpg(flow.pid, signal.SIGKILL)
@@ -127,24 +156,24 @@ def test_without_a_server_one_is_started_that_dies_with_the_flow_and_gives_its_s
     flow = subprocess.Popen(command, cwd=workspace, env=env, start_new_session=True)
     try:
         deadline = time.monotonic() + 180
-        while not any("left.py" in " ".join(line) for line in _alive_in(workspace)):
+        while not any("left.py" in " ".join(line) for line in alive_in(workspace)):
             assert time.monotonic() < deadline
             assert flow.poll() is None
             time.sleep(0.2)
-        assert any("flows.server" in line for line in _alive_in(workspace))
+        assert any("flows.server" in line for line in alive_in(workspace))
     finally:
         flow.kill()
         flow.wait()
     deadline = time.monotonic() + 15
-    while _alive_in(workspace) and time.monotonic() < deadline:
+    while alive_in(workspace) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert not _alive_in(workspace)
+    assert not alive_in(workspace)
     (workspace / "left.py").write_text("open('b.txt', 'w').write('b')\n")
     done = subprocess.run(command, cwd=workspace, env=env, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "waiting for a slot of one-at-a-time" in done.stderr
     assert (workspace / "d.txt").exists()
-    assert not _alive_in(workspace)
+    assert not alive_in(workspace)
 
 
 def test_a_server_that_is_named_and_does_not_answer_is_told_in_one_sentence(workspace: Path) -> None:
@@ -190,21 +219,6 @@ def test_a_plan_imports_no_more_than_dvc(workspace: Path) -> None:
         [sys.executable, "-c", script], cwd=workspace, env=env, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == ""
-
-
-def _alive_in(folder: Path) -> list[list[str]]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if (
-                process.pid != os.getpid()
-                and process.cwd() == str(folder.resolve())
-                and process.status() != psutil.STATUS_ZOMBIE
-            ):
-                found.append(process.cmdline())
-        except psutil.Error:
-            continue
-    return found
 
 
 def test_the_plan_names_what_would_run_and_runs_nothing(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from flows.processes import environment
+from tests.datacard.browser import CHROMIUM, open_page
 from tests.processes import ROOT
 
 CURVES = ("data/curves/pretrain.csv", "data/curves/sft.csv")
@@ -26,7 +27,7 @@ for folder in ('metrics', 'data/curves'):
 with open('data/curves/pretrain.csv', 'w') as file:
     file.write('step,loss,validation_bits_per_char\\n')
     for step in range(1, 11):
-        file.write(f'{step},{9 - step * steps / 1e4:.4f},{8 - step * steps / 1e4 if step % 5 == 0 else ""}\\n')
+        file.write(f'{step},{9 - step * steps / 1e4:.4f},{8 - step * steps / 1e4 if step % 2 == 0 else ""}\\n')
 with open('data/curves/sft.csv', 'w') as file:
     file.write('step,loss\\n')
     for step in range(1, 6):
@@ -125,6 +126,30 @@ def test_a_page_of_plots_asks_nobody_and_holds_all_of_the_curves(history: Path, 
             wanted = {(float(row["step"]), float(row[column])) for row in rows if row.get(column)}
             drawn = {(float(point["step"]), float(point[column])) for point in _points(page) if point.get(column)}
             assert wanted <= drawn, f"{curve}: {column}"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_an_empty_cell_is_not_drawn_at_zero(history: Path, tmp_path: Path) -> None:
+    _dvc(history, "plots", "show", "--out", str(tmp_path / "plots"))
+    page = (tmp_path / "plots/index.html").read_text(encoding="utf-8")
+    (held_out,) = (drawing for drawing in _drawings(page) if drawing["title"]["text"] == "Held-out text")
+    column = "validation_bits_per_char"
+    assert [point[column] for point in held_out["data"]["values"]].count("") == 5
+    script = (
+        "addEventListener('load', async () => { const seen = document.createElement('pre'); seen.id = 'seen'; try {"
+        f" const drawing = {json.dumps(held_out)}; const place = document.body.appendChild(document.createElement('div'));"
+        " const drawn = await vegaEmbed(place, drawing); seen.textContent = 'SEEN' + JSON.stringify("
+        f"[drawn.view.scale('y').domain(), drawn.spec.data.values.map(row => row.{column})]) + 'END';"
+        " } catch (error) { seen.textContent = 'FAILED ' + error; } document.body.append(seen); });"
+    )
+    before, _, after = page.rpartition("</body>")  # the libraries speak of one too
+    document, _, _ = open_page(f"{before}<script>{script}</script></body>{after}", tmp_path / "browser")
+    found = re.search(r'<pre id="seen">(?:SEEN(.*?)END|FAILED.*?)</pre>', document, re.DOTALL)
+    assert found
+    assert found[1], found[0]
+    (low, high), cells = json.loads(found[1])
+    assert [float(cell) for cell in cells] == pytest.approx([7.6, 7.2, 6.8, 6.4, 6.0])
+    assert 5 < low < high < 9
 
 
 def test_two_commits_are_drawn_and_told_apart_without_another_host(history: Path, tmp_path: Path) -> None:

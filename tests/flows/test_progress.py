@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos.services import mlflow_server
+from benchmarks.chaos.services import Service, mlflow_server
 from components.progress import Bar
-from flows.orchestration.progress import StageProgress, seen, where_to_look
+from components.step import content_hash
+from flows.orchestration.links import REPORT, RUN, Links, page_of, where_to_look
+from flows.orchestration.progress import StageProgress, seen
+
+PASSWORD = "planted-b81d40c6e2"
 
 
 def test_the_lines_of_a_bar_are_understood(capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,32 +69,124 @@ def test_a_stage_shows_percent_time_and_loss_in_prefect(prefect_server: None) ->
         assert found[0].description == "tiny_train: ran, loss 2.990"
 
 
-def test_the_end_links_the_run_in_mlflow_and_the_report(tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Tracked:
+    """A team's MLflow server, which asks for a login, with a pipeline `abc` whose report step kept its page."""
+
+    service: Service
+    address: str
+    workspace: Path
+    experiment: str
+    pipeline: str  # ids of runs
+    report: str
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracked]:
     from mlflow.tracking import MlflowClient
 
-    (tmp_path / "reports").mkdir()
-    (tmp_path / "reports" / "index.html").write_text("<p>")
-    (tmp_path / "artifacts").mkdir()
-    parameters = "ingest: {sources: [{name: a, kind: path, location: a}]}\ntracking: {uri: %s, experiment: ours}\n"
+    folder = tmp_path_factory.mktemp("tracked")
+    workspace = folder / "workspace"
+    (workspace / "reports").mkdir(parents=True)
+    page = workspace / "reports" / "index.html"
+    page.write_text("<p>")
     service, address = mlflow_server(
-        tmp_path / "server", f"sqlite:///{tmp_path / 'mlflow.db'}", (tmp_path / "artifacts").as_uri()
+        folder / "server", f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri()
     )
+    service.command += ["--app-name", "basic-auth"]
+    service.env |= {"MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD, "MLFLOW_FLASK_SERVER_SECRET_KEY": "a key"}
+    parameters = "ingest: {sources: [{name: a, kind: path, location: a}]}\ntracking: {uri: %s, experiment: ours}\n"
+    (workspace / "params.yaml").write_text(parameters % address)
     service.start()
     try:
-        client = MlflowClient(address)
-        (tmp_path / "params.yaml").write_text(parameters % address)
-        assert list(where_to_look(tmp_path, "abc")) == ["Report card"]  # no such experiment yet
-        experiment = client.create_experiment("ours")
-        for pipeline in ("another", "abc"):
-            for kind in ("pipeline", "step"):
-                tags = {"inkwell.kind": kind, "inkwell.pipeline": pipeline}
-                run = client.create_run(experiment, tags=tags, run_name=f"{kind} {pipeline}")
-                if (pipeline, kind) == ("abc", "pipeline"):
-                    wanted = run.info.run_id
-        found = where_to_look(tmp_path, "abc")
-        assert found["MLflow run"] == f"{address}/#/experiments/{experiment}/runs/{wanted}"
-        assert found["Report card"].endswith("reports/index.html")
-        assert "MLflow run" not in where_to_look(tmp_path, "nobody")
+        with pytest.MonkeyPatch.context() as patch:
+            assert "it answered 401 (MLFLOW_TRACKING_USERNAME" in where_to_look(workspace, "abc").lacking
+            log_in(patch)
+            assert where_to_look(workspace, "abc").lacking.endswith("it answered 404.")  # no such experiment yet
+            client = MlflowClient(address)
+            experiment = client.create_experiment("ours")
+            runs = {}
+            for pipeline in ("another", "abc"):
+                for kind in ("pipeline", "step"):
+                    tags = {"inkwell.kind": kind, "inkwell.pipeline": pipeline}
+                    run = client.create_run(experiment, tags=tags, run_name=f"{kind} {pipeline}")
+                    runs[pipeline, kind] = run.info.run_id
+            report = runs["abc", "step"]
+            client.set_tag(report, "inkwell.output.reports/index.html", content_hash(page)[:32])
+            client.log_artifact(report, str(page))
+        yield Tracked(service, address, workspace, experiment, runs["abc", "pipeline"], report)
     finally:
         service.stop()
-    assert list(where_to_look(tmp_path, "abc")) == ["Report card"]  # the server is away
+
+
+def log_in(patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+    patch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+
+
+def test_progress_carries_links_to_mlflow(
+    tracked: Tracked, prefect_server: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+
+    log_in(monkeypatch)
+    links = Links(tracked.workspace, "abc")
+    assert links.known() == {}  # nobody waits
+    deadline = time.monotonic() + 90
+    while RUN not in links.known():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+    @flow
+    def training() -> None:
+        StageProgress("linked", links).line("  train:  25%, 1:30 left, loss 4.000")
+
+    training()
+    with get_client(sync_client=True) as client:
+        [found] = [artifact for artifact in client.read_artifacts() if artifact.key == "progress-linked"]
+    runs = f"{tracked.address}/#/experiments/{tracked.experiment}/runs"
+    assert found.description == (
+        f"train, 1:30 left, loss 4.000 · [MLflow run]({runs}/{tracked.pipeline}) · "
+        f"[the last report card]({runs}/{tracked.report}/artifacts/index.html)"
+    )
+
+
+def test_the_end_links_the_run_and_the_report_in_mlflow(
+    tracked: Tracked, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    log_in(monkeypatch)
+    runs = f"/#/experiments/{tracked.experiment}/runs"
+    found = where_to_look(tracked.workspace, "abc")
+    assert found.lacking == ""
+    assert found.pages == {
+        RUN: f"{tracked.address}{runs}/{tracked.pipeline}",
+        REPORT: f"{tracked.address}{runs}/{tracked.report}/artifacts/index.html",
+    }
+    shown = page_of(tracked.workspace, tracked.pipeline, "promotion.html")
+    assert shown == f"{found.pages[RUN]}/artifacts/promotion.html"
+    unknown = where_to_look(tracked.workspace, "nobody")
+    assert (list(unknown.pages), unknown.lacking) == ([REPORT], "MLflow's server does not know this run yet.")
+
+    monkeypatch.setenv("INKWELL_MLFLOW_PAGE", "http://127.0.0.1:5999/")  # where a browser finds it
+    assert where_to_look(tracked.workspace, "abc").pages[RUN] == f"http://127.0.0.1:5999{runs}/{tracked.pipeline}"
+
+    # a report of other bytes was kept by no run
+    shutil.copytree(tracked.workspace, tmp_path / "other")
+    (tmp_path / "other" / "reports" / "index.html").write_text("<p>other")
+    assert list(where_to_look(tmp_path / "other", "abc").pages) == [RUN]
+
+    (tmp_path / "other" / "params.yaml").write_text("ingest: {sources: [{name: a, kind: path, location: a}]}\n")
+    local = where_to_look(tmp_path / "other", "abc")
+    assert local.pages == {}
+    assert "`tracking.uri` names no server" in local.lacking
+
+
+def test_a_server_that_is_away_is_told_without_its_login(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Last of all: it stops the server."""
+    log_in(monkeypatch)
+    tracked.service.stop()
+    found = where_to_look(tracked.workspace, "abc")
+    assert found.pages == {}
+    assert found.lacking == "MLflow's server did not name the run: ConnectError."
+    assert page_of(tracked.workspace, tracked.pipeline) is None

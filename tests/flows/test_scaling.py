@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from components.scaling import PUBLISHED, Run
 from flows.scaling.__main__ import main
 from flows.scaling.findings import in_words, write
 from flows.scaling.law import best_at, fit, require
+from flows.scaling.record import record
 from flows.scaling.study import judged
 from tests.flows.test_ablate import CORPUS, ROOT
 from tests.tiny_corpus import poems
@@ -82,14 +84,20 @@ def test_harm_is_told_only_where_runs_repeat() -> None:
     assert "R counts passes" in in_words(asdict(found.law))
 
 
-def test_the_page_tells_what_was_foretold_and_what_came(tmp_path: Path) -> None:
+def _study(folder: Path) -> dict[str, Any]:
+    """Page and figures of a study in `folder`, whose larger run came out far above what was foretold; what the JSON holds."""
     found = fit(planted(), replicates=60)
     back = Run(9.3e6, 2_400_000, UNIQUE, TRUTH.loss(9.3e6, 2.4e6, UNIQUE) + 1)
     also = {"bits_per_character": 6.5, "seconds": 10.0, "seed": 1}
     rows = [{"size": f"size{n}", **asdict(run), **also} for n, run in enumerate(found.runs)]
     outcome = judged(found, rows, back, {"size": "320x6", **asdict(back), **also})
     outcome |= {"held_out_documents": 400, "unique_tokens": int(UNIQUE)}
-    write(tmp_path, outcome, found, back)
+    write(folder, outcome, found, back)
+    return outcome
+
+
+def test_the_page_tells_what_was_foretold_and_what_came(tmp_path: Path) -> None:
+    outcome = _study(tmp_path)
     assert not outcome["held_back"]["inside"]
     assert outcome["held_back"]["times_the_operations"] == pytest.approx(9.3 * 2.4 / (4.5 * 1.2))
     assert outcome["tokens_per_parameter"] == pytest.approx((900 / 200) ** (1 / TRUTH.alpha), rel=0.5)
@@ -99,6 +107,33 @@ def test_the_page_tells_what_was_foretold_and_what_came(tmp_path: Path) -> None:
     for said in ("4.1 times the operations", "The run that was held back", "320x6", "/ N^0.353", "/ D^0.353", "size14"):
         assert said in written
     assert (tmp_path / "scaling.html").read_text().count("<svg class=") == 3
+
+
+def test_mlflow_has_a_study_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("INKWELL_PIPELINE", raising=False)
+    study = Path("study")
+    (study / "data" / "clean").mkdir(parents=True)
+    (study / "data" / "clean" / "documents.parquet").write_bytes(b"rows")
+    (study / "params.yaml").write_text("ingest: {sources: [{name: a, kind: path, location: a}]}\n")
+    outcome = _study(study)
+    assert not record(study, outcome)  # the tests' environment says INKWELL_TRACKING=off
+    monkeypatch.setenv("INKWELL_TRACKING", "on")
+    assert record(study, outcome)
+    assert not record(study, outcome)
+    client = MlflowClient(f"sqlite:///{tmp_path / '.inkwell/mlflow.db'}")
+    (run,) = client.search_runs([one.experiment_id for one in client.search_experiments()])
+    assert run.info.status == "FINISHED"
+    told = {name: run.data.tags[name] for name in ("inkwell.kind", "mlflow.source.name", "mlflow.note.content")}
+    assert list(told.values()) == ["scaling", "python -m flows.scaling", outcome["verdict"]]
+    assert run.data.metrics["measured"] == pytest.approx(outcome["held_back"]["loss"])
+    assert run.data.metrics["inside"] == 0
+    assert run.data.metrics["capacity_low"] < run.data.metrics["capacity_high"]
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"scaling.html", "scaling.json"}
+    (corpus,) = (one.dataset for one in run.inputs.dataset_inputs if one.dataset.name == "study/data/clean")
+    assert len(corpus.digest) == 32
 
 
 @pytest.mark.parametrize(

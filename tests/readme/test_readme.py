@@ -37,12 +37,14 @@ SMALLER = [
 ]
 
 
-def _run(*command: str, folder: Path = ROOT, status: int = 0) -> str:
+def _run(*command: str, folder: Path = ROOT, status: int = 0, **more: str) -> str:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "INKWELL_TRACKING": "on", **more}
+    env.pop("PREFECT_API_URL", None)
     done = subprocess.run(
         command,
         cwd=folder,
-        env={**os.environ, "PATH": path, "INKWELL_TRACKING": "on"},
+        env=env,
         capture_output=True,
         text=True,
         timeout=900,
@@ -97,6 +99,25 @@ def test_every_verb_of_the_readme_is_in_the_makefile() -> None:
 def test_every_page_of_the_readme_exists() -> None:
     for link in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / link).exists(), link
+    linked = set(re.findall(r"\]\(docs/([^)#]+)\)", README[README.index("## Read on") :]))
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} <= linked
+
+
+def test_every_command_of_the_readme_knows_its_options() -> None:
+    found = re.findall(r"python -m ((?:flows|components)(?:\.\w+)+)([^`\n#]*)", README)
+    modules = {module for module, _ in found}
+    assert {
+        "flows.lineage",
+        "flows.compare",
+        "flows.sweep",
+        "flows.scaling",
+        "flows.promote",
+        "flows.rollback",
+    } <= modules
+    for module in sorted(modules):
+        told = _run("python", "-m", module, "--help")
+        for flag in {flag for name, typed in found if name == module for flag in re.findall(r"--[a-z-]+", typed)}:
+            assert flag in told, f"{module} {flag}"
 
 
 def test_every_set_of_parameters_of_the_readme_composes() -> None:
@@ -154,6 +175,7 @@ def test_the_pipeline_runs_from_texts_to_a_model_that_chats(workspace: Path) -> 
     planned = _run("dvc", "repro", "--dry", folder=workspace)
     assert re.findall(r"Running stage '(\w+)'", planned)[0] == "align"
     assert not set(re.findall(r"Running stage '(\w+)'", planned)) & {"ingest", "clean", "pretrain", "instruct", "sft"}
+    (workspace / "params.yaml").write_text(text)
 
     # every stage told MLflow, as a child of one pipeline
     script = (
@@ -163,3 +185,54 @@ def test_the_pipeline_runs_from_texts_to_a_model_that_chats(workspace: Path) -> 
     )
     printed = _run("python", "-c", script, str(workspace / ".inkwell/mlflow.db"))
     assert printed.split("STAGES")[1].split() == sorted(stages)
+
+
+def _commit(folder: Path, words: str) -> None:
+    _run("git", "add", "params.yaml", "dvc.yaml", "dvc.lock", "metrics", folder=folder)
+    identity = ("-c", "user.name=test", "-c", "user.email=test@example.invalid")
+    _run("git", *identity, "commit", "-q", "-m", words, folder=folder)
+
+
+@pytest.mark.timeout(1800)
+def test_what_was_made_is_proved_compared_promoted_and_taken_back(workspace: Path) -> None:
+    """As typed on the page. `flows.sweep` and `flows.scaling` train for longer and have tests of their own."""
+    import pyarrow.parquet as pq
+
+    block = re.search(r"```sh\n(.+?)```", README[README.index("## Prove it") :], re.DOTALL)
+    assert block
+    back, forward, compare, promote, rollback, retrain = (
+        line
+        for line in block[1].splitlines()
+        if line.split()[2].removeprefix("flows.") in ("lineage", "compare", "promote", "rollback", "retrain")
+    )
+
+    def typed(line: str, status: int = 0, **more: str) -> str:
+        return _run("sh", "-c", line, folder=workspace, status=status, **more)
+
+    _run("python", "-m", "flows.run", "--workspace", str(workspace))  # what the test before this one has not
+    typed(back)
+    assert "the chain" in (workspace / "lineage.html").read_text(encoding="utf-8").lower()
+    documents = pq.ParquetFile(workspace / "data/clean/documents.parquet").read(["id", "split"]).to_pylist()
+    poem = next(row["id"] for row in documents if row["split"] == "train")
+    assert "saw it in training" in typed(forward.replace("tang-000017", poem))
+
+    _run("git", "init", "-q", folder=workspace)
+    _commit(workspace, "all formats")
+    assert "version 1 is the champion" in typed(promote)
+
+    text = (workspace / "params.yaml").read_text()
+    fewer = text.replace("formats: [f16, q8_0, q4_k_m]", "formats: [f16, q8_0]")
+    assert fewer != text
+    (workspace / "params.yaml").write_text(fewer)
+    _run("dvc", "repro", folder=workspace)
+    _commit(workspace, "two formats")
+    assert "export.formats" in typed(compare)
+    assert "export.formats" in (workspace / ".inkwell" / "compare.html").read_text(encoding="utf-8")
+
+    # the same weights are no better; by hand they are crowned nevertheless, and taken back
+    assert "version 1 stays the champion" in typed(promote, status=3)
+    _run("python", "-m", "flows.rollback", "--to", "2", "--reason", "by hand", folder=workspace)
+    assert "version 1 is the champion in place of version 2" in typed(rollback)
+    assert "Nothing to do: the corpus is the champion's." in typed(
+        retrain, PREFECT_HOME=str(workspace.parent / "prefect")
+    )

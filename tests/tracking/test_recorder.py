@@ -233,7 +233,12 @@ def test_a_step_that_is_killed_is_told_as_killed_and_its_curve_is_kept() -> None
 
 def test_the_machines_load_curves_and_samples_stand_with_the_run() -> None:
     """The delivery itself beside a step that is this process, looking at the machine as often as a test can wait for."""
-    step = Step("pretrain", "Trains", "nowhere:run", {"tokens": "tokens.txt"}, {"curve": "c.csv", "samples": "s.jsonl"})
+    written = {"curve": Path("c.csv"), "samples": Path("s.jsonl"), "docs": Path("docs")}
+    outputs = {name: str(path) for name, path in written.items()}
+    step = Step("pretrain", "Trains", "nowhere:run", {"tokens": "tokens.txt"}, outputs)
+    Path("docs").mkdir()
+    for name in ("profile.json", "other.json"):
+        Path("docs", name).write_text("{}")
     Path("c.csv").write_text("step,loss\n1,2.0\n")
     Path("s.jsonl").write_text('{"step": 1, "texts": ["spring"]}\n')
 
@@ -255,14 +260,14 @@ def test_the_machines_load_curves_and_samples_stand_with_the_run() -> None:
         recorder.metrics({"loss": 2.0}, 1)
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    recorder.finish("FINISHED", {}, {"curve": Path("c.csv"), "samples": Path("s.jsonl")})
+    recorder.finish("FINISHED", {}, written)
     client, _ = _client()
     (run,) = _runs()
     assert run.info.status == "FINISHED"
     assert run.data.metrics["system/system_memory_usage_megabytes"] > 0
     points = client.get_metric_history(run.info.run_id, "system/cpu_utilization_percentage")
     assert [point.step for point in points][:2] == [0, 1]
-    assert sorted(file.path for file in client.list_artifacts(run.info.run_id)) == ["c.csv", "s.jsonl"]
+    assert sorted(file.path for file in client.list_artifacts(run.info.run_id)) == ["c.csv", "profile.json", "s.jsonl"]
 
 
 def test_a_broken_record_does_not_hold_back_the_next() -> None:
