@@ -37,6 +37,7 @@ BARS: Mapping[str, float] = {
     "flow_seconds_per_stage": 1.5,
     "report_seconds": 2.0,
     "compare_seconds": 2.0,
+    "compare_workspaces_seconds": 2.0,
     "lineage_back_seconds": 2.0,
     "lineage_forward_seconds": 2.0,
     "screens_missing": 1,
