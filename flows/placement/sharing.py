@@ -92,9 +92,9 @@ def _with_files(hashes: Sequence[Any], stores: Sequence[Any]) -> set[Any]:
     """`hashes`, and those of the files in folders among them. A folder whose list none of the `stores` has is left out."""
     from dvc_data.hashfile.transfer import find_tree_by_obj_id
 
-    found = set()
+    found: set[Any] = set()
     for info in hashes:
-        tree = find_tree_by_obj_id(stores, info) if info.isdir else ()
+        tree: Any = find_tree_by_obj_id(stores, info) if info.isdir else ()
         if tree is not None:
             found |= {info, *(file for _, _, file in tree)}
     return found
