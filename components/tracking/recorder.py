@@ -28,6 +28,8 @@ _COMPARED = ("profile.json", "generations.parquet")  # in outputs that are folde
 _SHOWN_BYTES = 8 * 2**20  # larger ones stay where they are
 
 _LENT = "INKWELL_RECORD"  # names the record that a process writes for the one that opened it
+# Set where whoever started the step carries its records to the database of another machine or folder; a server is told by the step itself.
+CARRIED = "INKWELL_CARRIED"
 
 P = ParamSpec("P")
 
@@ -136,7 +138,8 @@ class Recorder:
         self.record = Record.create(spool, header)
         for name, path in self._inputs.items():
             self.record.append(_dataset(name, path, "input", digests[name]))
-        self._send()
+        if self._patience == REMOTE_PATIENCE or not os.environ.get(CARRIED):
+            self._send()
 
     def _send(self) -> None:
         """Start the process that delivers: at once, so that its imports pass while the step does its own."""

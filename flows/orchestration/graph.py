@@ -29,6 +29,7 @@ class Stage:
     concurrency: str | None = None  # stages with the same key share the slots of Prefect's limit of that name
     pool: str | None = None  # where it runs, for placements that know several places
     uncached: tuple[str, ...] = ()  # outputs and metrics that DVC hashes and does not keep
+    inputs: tuple[str, ...] = ()  # files and folders below the workspace that it reads
 
 
 def read_stages(workspace: Path, targets: Sequence[str] = (), downstream: Sequence[str] = ()) -> list[Stage]:
@@ -124,6 +125,13 @@ def _describe(node: Any, names: Any, workspace: Path) -> Stage:
         pool=meta.get("pool"),
         uncached=tuple(
             sorted(Path(out.fs_path).relative_to(root).as_posix() for out in node.outs if not out.use_cache)
+        ),
+        inputs=tuple(
+            sorted(
+                Path(dep.fs_path).relative_to(root).as_posix()
+                for dep in node.deps
+                if Path(dep.fs_path).is_relative_to(root)
+            )
         ),
     )
 

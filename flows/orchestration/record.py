@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,20 +18,22 @@ def record_pipeline(
 
     A pipeline in which nothing ran has no run in MLflow and needs no end.
     """
-    if not ran:
+    if not ran or os.environ.get("INKWELL_TRACKING") == "off":
         return
     try:
         from components.configuration import load
         from components.step import STATE, content_hash
         from components.tracking.delivery import record_pipeline_end
         from components.tracking.recorder import LOCAL_PATIENCE, REMOTE_PATIENCE
+        from flows.placement.records import destination
 
         tracking = load(workspace / "params.yaml").tracking
-        spool = workspace / STATE / "spool"
-        if not tracking.enabled or not spool.exists():
+        if not tracking.enabled:
             return
-        uri = tracking.uri or f"sqlite:///{(workspace / STATE / 'mlflow.db').absolute().as_posix()}"
-        header = {"pipeline": pipeline, "uri": uri, "experiment": tracking.experiment, "artifacts": None}
+        # Stages that ran in clones may have told a server all by themselves, so that there is no spool here yet.
+        spool = workspace / STATE / "spool"
+        here = destination(workspace)
+        header = {"pipeline": pipeline, "experiment": tracking.experiment, **here}
         hashes = {
             stage: {path: content_hash(workspace / path)[:32] for path in paths if (workspace / path).exists()}
             for stage, paths in unchanged.items()
@@ -42,7 +45,7 @@ def record_pipeline(
             env=environment(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            timeout=REMOTE_PATIENCE if uri.startswith(("http:", "https:")) else LOCAL_PATIENCE,
+            timeout=LOCAL_PATIENCE if here["artifacts"] else REMOTE_PATIENCE,
             check=False,
         )
     except subprocess.TimeoutExpired:  # it stays in the spool for the next step

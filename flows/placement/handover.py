@@ -1,14 +1,17 @@
 """What a stage hands to those after it, by way of the DVC remote: its entry of dvc.lock and the files that DVC does not keep.
 
 The bytes of outputs travel as DVC's own objects. A handover is written after them, as one object, so that where it is
-found everything that it names is there as well. It lies under `inkwell/handover/<commit>/<stage>.json`.
+found everything that it names is there as well. It lies under `inkwell/handover/<commit>/<stage>.json`; what else travels
+beside DVC's objects lies below `inkwell/` too.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +45,7 @@ class Handover:
 class Store:
     """The DVC remote of a repository, as a place for handovers. `remote`: a name that the repository knows, or an address.
 
-    Credentials come from the environment of the process, never from `remote`.
+    Credentials come from the environment of the process, never from `remote`. Every method raises InkwellError when the remote cannot be had.
     """
 
     def __init__(self, folder: Path, remote: str) -> None:
@@ -58,17 +61,31 @@ class Store:
                 f"--remote {remote} is no DVC remote ({' '.join(str(error).split())}): name one of `dvc remote list`, or give its address."
             ) from error
 
-    def _place(self, commit: str, stage: str) -> str:
-        found: str = self._fs.join(self._root, "inkwell", "handover", commit, f"{stage}.json")
+    def _place(self, name: str) -> str:
+        found: str = self._fs.join(self._root, "inkwell", *name.split("/"))
         return found
 
     def check(self) -> None:
         """InkwellError when the remote cannot be reached."""
-        self._asked(lambda: self._fs.exists(self._place("0" * 40, "none")))
+        self._asked(lambda: self._fs.exists(self._place("nothing")))
 
     def put(self, commit: str, handover: Handover) -> None:
         """Write a handover, whole or not at all."""
-        place = self._place(commit, handover.stage)
+        self.write(f"handover/{commit}/{handover.stage}.json", handover.to_json())
+
+    def get(self, commit: str, stages: Iterable[str]) -> dict[str, Handover]:
+        """Those of the stages' handovers that there are."""
+        found = {}
+        for stage in stages:
+            # Read at once instead of asking first: another worker may write it in between.
+            data = self.read(f"handover/{commit}/{stage}.json")
+            if data is not None:
+                found[stage] = Handover.from_json(data)
+        return found
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write the file `name` (folders apart by "/"), whole or not at all."""
+        place = self._place(name)
 
         def write() -> None:
             self._fs.makedirs(self._fs.parent(place), exist_ok=True)
@@ -76,22 +93,36 @@ class Store:
                 from components.atomic import atomic_file
 
                 with atomic_file(Path(place)) as temporary:
-                    temporary.write_bytes(handover.to_json())
+                    temporary.write_bytes(data)
             else:
-                self._fs.fs.pipe_file(place, handover.to_json())
+                self._fs.fs.pipe_file(place, data)
 
         self._asked(write)
 
-    def get(self, commit: str, stages: Iterable[str]) -> dict[str, Handover]:
-        """Those of the stages' handovers that there are."""
-        found = {}
-        for stage in stages:
-            place = self._place(commit, stage)
-            # Read at once instead of asking first: another worker may write it in between.
-            data = self._asked(lambda place=place: self._read(place))
-            if data is not None:
-                found[stage] = Handover.from_json(data)
+    def read(self, name: str) -> bytes | None:
+        """The file `name`; None when there is none."""
+        place = self._place(name)
+        found: bytes | None = self._asked(lambda: self._read(place))
         return found
+
+    def names(self, folder: str) -> list[str]:
+        """Names, sorted, of the files that lie in `folder` itself."""
+
+        def listed() -> list[str]:
+            self._fs.fs.invalidate_cache()  # others write there too
+            return [self._fs.name(path) for path in self._fs.find(self._place(folder))]
+
+        found: list[str] = self._asked(listed)
+        return sorted(name for name in found if not name.startswith("."))
+
+    def remove(self, name: str) -> None:
+        """Remove the file `name`, if it is there."""
+
+        def remove() -> None:
+            with contextlib.suppress(FileNotFoundError):
+                self._fs.fs.rm_file(self._place(name))
+
+        self._asked(remove)
 
     def _read(self, place: str) -> bytes | None:
         try:
@@ -107,18 +138,35 @@ class Store:
             return call()
         except Exception as error:  # every kind of storage has errors of its own
             raise InkwellError(
-                f"--remote {self.remote} does not answer ({type(error).__name__}: {' '.join(str(error).split())}): "
+                f"DVC's remote {self.remote} does not answer ({type(error).__name__}: {' '.join(str(error).split())}): "
                 "look at its address and at the credentials in the environment."
             ) from error
 
 
-def open_repository(folder: Path, remote: str) -> Any:
-    """The DVC repository in `folder` with `remote`, a name or an address, as its default."""
+def open_repository(folder: Path, remote: str | None) -> Any:
+    """The DVC repository in `folder` with `remote`, a name or an address, as its default (None: the one that it has).
+
+    What takes its lock waits for another `dvc` that holds it, as `dvc --wait-for-lock` does.
+    """
     from dvc.repo import Repo
 
-    if is_address(remote):
-        return Repo(str(folder), remote=STORE, remote_config={"url": remote})
-    return Repo(str(folder), remote=remote)
+    if remote and is_address(remote):
+        return Repo(str(folder), remote=STORE, remote_config={"url": remote}, _wait_for_lock=True)
+    return Repo(str(folder), remote=remote, _wait_for_lock=True)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """DVC's libraries log the traceback of each file that fails; what matters of it is raised."""
+    loggers = [logging.getLogger(name) for name in ("dvc", "dvc_data", "dvc_objects")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def is_address(remote: str) -> bool:

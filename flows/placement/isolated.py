@@ -17,8 +17,10 @@ from components.errors import InkwellError
 from components.step import STATE
 from flows.orchestration.graph import Stage, read_stages
 from flows.orchestration.objects import drop_damaged_of
-from flows.placement.handover import Store, open_repository, take_over
-from flows.placement.snapshot import commit_of
+from flows.placement import clones, records
+from flows.placement.handover import Store, open_repository, quiet, take_over
+from flows.placement.sharing import push
+from flows.placement.snapshot import commit_of, left_out
 from flows.processes import environment
 
 
@@ -44,28 +46,55 @@ class Isolated:
         self.commit = ""
 
     def check(self, stages: Sequence[Stage]) -> None:
-        """Name the commit and reach the remote."""
+        """Look for the launchers, name the commit and reach the remote."""
         unknown = sorted({stage.pool for stage in stages if stage.pool and stage.pool not in self.launchers})
         if unknown and self.launchers:
             raise InkwellError(
                 f"dvc.yaml puts a stage into the pool {unknown[0]!r}, and no launcher is known for it: --launch {unknown[0]}=COMMAND."
             )
-        self.commit = commit_of(self.folder, self._results(), self.allow_dirty)
+        for launcher in self.launchers.values():
+            self._check_launcher(launcher)
+        self.commit = self._commit()
         Store(self.folder, self.remote).check()
+
+    def _check_launcher(self, launcher: str) -> None:
+        try:
+            words = shlex.split(launcher)
+        except ValueError as error:
+            raise InkwellError(f"--launch {launcher!r} is no command line ({error}): mend its quotes.") from error
+        if not words:
+            return
+        # As it will be started: in the checkout, with this interpreter's folder first on the path.
+        program = str(self.folder / words[0]) if "/" in words[0] else words[0]
+        if shutil.which(program, path=environment()["PATH"]) is None:
+            raise InkwellError(
+                f"--launch: there is no program {words[0]!r} on this machine, which starts the workers: install it, or mend its name."
+            )
+
+    def _commit(self) -> str:
+        stages = read_stages(self.folder)
+        made = [path for stage in stages for path in (*stage.outputs, *stage.uncached)]
+        # Of files that git does not know, those go along that a stage reads and none makes.
+        read = {path for stage in stages for path in stage.inputs if not _lies_in(path, made)}
+        return commit_of(self.folder, self._results(stages), self.allow_dirty, read)
+
+    def _results(self, stages: Sequence[Stage]) -> set[str]:
+        """What the pipeline itself writes, and git may know: dvc.lock, DVC's own list of its folders, outputs that it does not keep."""
+        return {"dvc.lock", ".dvc/.gitignore", *(path for stage in stages for path in stage.uncached)}
 
     def begin(self, stages: Sequence[Stage]) -> None:
         """Check, and push what this checkout has, so that workers need not make it again."""
         self.check(stages)
+        results = self._results(read_stages(self.folder))
+        stays = left_out(self.folder, self.commit, results) if self.allow_dirty else []
+        if stays:
+            shown = ", ".join(stays[:3]) + (f" and {len(stays) - 3} more" if len(stays) > 3 else "")
+            print(f"isolated: files that git does not know and no stage reads stay here: {shown}.", file=sys.stderr)
         if (self.folder / "dvc.lock").exists():
-            with open_repository(self.folder, self.remote) as repo:
-                try:
-                    repo.push(run_cache=True)
-                except Exception as error:  # what cannot be pushed is made again by the workers
-                    print(f"isolated: not all that is here went to the remote ({error}).", file=sys.stderr)
-
-    def _results(self) -> set[str]:
-        """What the pipeline itself writes, and git may know: dvc.lock, DVC's own list of its folders, outputs that it does not keep."""
-        return {"dvc.lock", ".dvc/.gitignore", *(path for stage in read_stages(self.folder) for path in stage.uncached)}
+            try:
+                push(self.folder, remote=self.remote)
+            except Exception as error:  # what cannot be pushed is made again by the workers
+                print(f"isolated: not all that is here went to the remote ({error}).", file=sys.stderr)
 
     def settled(self, stages: Sequence[Stage]) -> Set[str]:
         """None: what stands here need not stand on the remote, where the stages meet."""
@@ -100,9 +129,10 @@ class Isolated:
 
         `dvc status` confirms it and not `dvc repro --pull`: that one would run, here and in silence, what it holds to be missing.
         """
+        self._take_records()
         if not finished:
             return
-        if commit_of(self.folder, self._results(), self.allow_dirty) != self.commit:
+        if self._commit() != self.commit:
             raise InkwellError(
                 f"{self.folder} has changed since the stages began at {self.commit[:12]}: their results are on {self.remote}; "
                 f"bring the files back (`git checkout {self.commit[:12]}`) and run again to take them over."
@@ -112,11 +142,18 @@ class Isolated:
         missing = [name for name in names if name not in handovers]
         if missing:
             raise InkwellError(f"{self.remote} does not hold what {missing[0]} made: run the pipeline again.")
-        take_over(self.folder, [handovers[name] for name in names])
-        with open_repository(self.folder, self.remote) as repo:
-            for sentence in drop_damaged_of(repo, names):
-                print(f"isolated: {sentence}", file=sys.stderr)
-            repo.pull(targets=names, force=True)
+        try:
+            take_over(self.folder, [handovers[name] for name in names])
+            with quiet(), open_repository(self.folder, self.remote) as repo:
+                damaged = drop_damaged_of(repo, names)
+                repo.pull(targets=names, force=True)
+        except Exception as error:  # DVC's, botocore's, the disk's
+            raise InkwellError(
+                f"what the stages made is on {self.remote} and did not come to {self.folder} "
+                f"({type(error).__name__}: {' '.join(str(error).split())}): run again to fetch it."
+            ) from error
+        for sentence in damaged:
+            print(f"isolated: {sentence}", file=sys.stderr)
         confirmed = subprocess.run(
             [sys.executable, "-m", "dvc", "--wait-for-lock", "status", "--json", *names],
             cwd=self.folder,
@@ -129,4 +166,19 @@ class Isolated:
             raise InkwellError(
                 f"{self.folder} is not what the stages made: {' '.join((confirmed.stdout + confirmed.stderr).split())}; run again."
             )
-        shutil.rmtree(self.scratch / self.commit, ignore_errors=True)
+        clones.remove(self.scratch / self.commit, names)  # those of stages that failed keep their checkpoints
+
+    def _take_records(self) -> None:
+        """What MLflow was not told by the stages, those that failed too, is told from here; it never fails the run."""
+        try:
+            records.take(Store(self.folder, self.remote), self.commit, self.folder)
+        except Exception as error:
+            print(
+                f"isolated: what the stages have for MLflow stays on {self.remote} until a run at {self.commit[:12]} "
+                f"({type(error).__name__}: {' '.join(str(error).split())}).",
+                file=sys.stderr,
+            )
+
+
+def _lies_in(path: str, folders: Sequence[str]) -> bool:
+    return any(Path(path).is_relative_to(folder) for folder in folders)

@@ -11,6 +11,8 @@ from pathlib import Path
 from components.errors import InkwellError
 
 _REFS = "refs/inkwell/snapshots"
+_LITERAL = {"GIT_LITERAL_PATHSPECS": "1"}
+_OF_DVC = ("dvc.yaml", ".dvcignore", ".dvc/config")  # read by DVC itself, and named by no stage
 
 
 def git(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> str:
@@ -41,12 +43,21 @@ def changed_files(folder: Path, results: Collection[str]) -> list[str]:
     return [path for path in paths if path not in results]
 
 
-def commit_of(folder: Path, results: Collection[str], allow_dirty: bool) -> str:
+def left_out(folder: Path, commit: str, results: Collection[str]) -> list[str]:
+    """Files in `folder` that git neither knows nor ignores and that are not in `commit`, `results` left out."""
+    unknown = git(folder, "ls-files", "--others", "--exclude-standard", "-z").split("\0")
+    stored = set(git(folder, "ls-tree", "-r", "--name-only", "-z", commit).split("\0"))
+    return [path for path in unknown if path and path not in stored and path not in results]
+
+
+def commit_of(folder: Path, results: Collection[str], allow_dirty: bool, inputs: Collection[str] = ()) -> str:
     """The commit that holds the files of `folder` as they are now.
 
     Without changes that is HEAD. With changes it is refused, since the result could not be had again from what others can see;
-    `allow_dirty` makes a commit of them under `refs/inkwell/snapshots`, on no branch, leaving HEAD, the index and the files alone. The
-    same files on the same HEAD give the same commit, so that a second try finds what the first one finished.
+    `allow_dirty` makes a commit of them under `refs/inkwell/snapshots`, on no branch, leaving HEAD, the index and the files alone. Of files
+    that git does not know only those in `inputs` (files and folders) go along: a snapshot may be pushed, and what else lies about, backups and
+    passwords among it, is nobody's business. `results` stay as HEAD has them. The same files on the same HEAD give the same commit, so that a
+    second try finds what the first one finished.
     """
     try:
         head = git(folder, "rev-parse", "--verify", "HEAD^{commit}").strip()
@@ -64,10 +75,18 @@ def commit_of(folder: Path, results: Collection[str], allow_dirty: bool) -> str:
         raise InkwellError(
             f"{folder} has changes that are in no commit ({shown}): commit them, or let --allow-dirty run a snapshot of them."
         )
-    return _snapshot(folder, head)
+    return _snapshot(folder, head, results, inputs)
 
 
-def _snapshot(folder: Path, head: str) -> str:
+def _new_files(folder: Path, inputs: Collection[str], index: Mapping[str, str]) -> set[str]:
+    """Files that the commit behind `index` does not hold: those that somebody has staged, and those in `inputs`."""
+    staged = git(folder, "diff", "--cached", "--name-only", "-z", "--diff-filter=A")
+    others = ("ls-files", "--others", "--exclude-standard", "-z", "--", *sorted(inputs))
+    listed = f"{staged}\0{git(folder, *others, env={**index, **_LITERAL})}".split("\0")
+    return {path for path in listed if path and (folder / path).exists()}
+
+
+def _snapshot(folder: Path, head: str, results: Collection[str], inputs: Collection[str]) -> str:
     dated = git(folder, "show", "--no-patch", "--format=%cI", head).strip()
     who = {
         f"GIT_{role}_{part}": value
@@ -77,8 +96,14 @@ def _snapshot(folder: Path, head: str) -> str:
     with tempfile.TemporaryDirectory() as own:
         index = {"GIT_INDEX_FILE": str(Path(own) / "index")}
         git(folder, "read-tree", head, env=index)
-        git(folder, "add", "--all", env=index)
+        kept = [f":(exclude,literal){path}" for path in sorted(results)]
+        git(folder, "add", "--update", "--", ".", *kept, env=index)
+        new = _new_files(folder, {*inputs, *_OF_DVC}, index) - set(results)
+        if new:
+            git(folder, "add", "--force", "--", *sorted(new), env={**index, **_LITERAL})
         tree = git(folder, "write-tree", env=index).strip()
+    if tree == git(folder, "rev-parse", f"{head}^{{tree}}").strip():
+        return head
     commit = git(folder, "commit-tree", tree, "-p", head, "-m", "Snapshot of a changed tree", env=who).strip()
     git(folder, "update-ref", f"{_REFS}/{commit}", commit)
     return commit

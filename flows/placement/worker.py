@@ -2,27 +2,30 @@
 
     python -m flows.placement.worker --commit SHA --stage pretrain --remote s3://bucket/store
 
-Inputs come from the DVC remote and outputs go there, DVC's run cache with them. The clone stays in --scratch: the same command after a
-kill goes on from the stage's last checkpoint. Credentials come from the environment only. Exit status: 0 the stage stands and
-everything of it is on the remote, 1 it failed, 2 something to mend.
+Inputs come from the DVC remote and outputs go there, DVC's run cache with them, and what MLflow could not be told. The clone stays in
+--scratch: the same command after a kill goes on from the stage's last checkpoint. Credentials come from the environment only. Exit status:
+0 the stage stands and everything of it is on the remote, 1 it failed, 2 something to mend.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import os
 import shutil
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.errors import InkwellError
 from flows.placement.snapshot import git
+
+if TYPE_CHECKING:
+    from flows.placement.handover import Store
 
 _MARK = "INKWELL_WORKER"  # the clone that a process was started in
 
@@ -34,13 +37,14 @@ def work(commit: str, stage: str, remote: str, repository: str, scratch: Path, f
     """
     from flows.orchestration.graph import read_stages
     from flows.orchestration.objects import drop_damaged_of
+    from flows.placement.clones import held
     from flows.placement.handover import Store, hand_over, open_repository, take_over
     from flows.processes import terminating
 
     place = scratch.resolve() / commit
-    place.mkdir(parents=True, exist_ok=True)
-    clone = place / stage
-    with _alone(place / f".{stage}.lock", stage), terminating():
+    with held(place, stage) as clone, terminating():
+        if clone is None:
+            raise InkwellError(f"another worker runs {stage} in {place}: wait for it, or end it.")
         _end_leftovers(clone)
         _make_clone(clone, commit, repository, remote)
         closure = read_stages(clone, [stage])
@@ -52,25 +56,37 @@ def work(commit: str, stage: str, remote: str, repository: str, scratch: Path, f
                 print(f"cache: {sentence}", flush=True)
         repro = ["--wait-for-lock", "repro", "--single-item", "--pull", *(["--force"] if force else []), stage]
         status = _dvc(clone, *repro)
+        _send_records(store, commit, clone)
         if status:
             return status
-        status = _dvc(clone, "push", "--quiet", "--run-cache", stage)
-        if status:
-            return status
+        _push(clone, stage, remote)
         uncached = next(known.uncached for known in closure if known.name == stage)
         store.put(commit, hand_over(clone, stage, uncached))
     return 0
 
 
-@contextlib.contextmanager
-def _alone(lock: Path, stage: str) -> Iterator[None]:
-    """Hold `lock`; the system lets go of it when this process dies, however it dies."""
-    with lock.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InkwellError(f"another worker runs {stage} in {lock.parent}: wait for it, or end it.") from None
-        yield
+def _push(clone: Path, stage: str, remote: str) -> None:
+    from flows.placement.sharing import push
+
+    try:
+        push(clone, [stage])
+    except Exception as error:  # DVC's, botocore's, the file system's
+        raise InkwellError(
+            f"{stage} is made, and {remote} did not take it ({type(error).__name__}: {' '.join(str(error).split())}): "
+            "the same command sends it again."
+        ) from error
+
+
+def _send_records(store: Store, commit: str, clone: Path) -> None:
+    """What MLflow was not told yet waits on the remote for the flow; where that is away too, in the clone. Never raises."""
+    from flows.placement.clones import spool_of
+    from flows.placement.records import send
+
+    try:
+        send(store, commit, spool_of(clone))
+    except Exception as error:  # the stage itself stands
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        print(f"worker: records for MLflow stay in {spool_of(clone)} ({said}).", file=sys.stderr)
 
 
 def _end_leftovers(clone: Path) -> None:
@@ -122,11 +138,12 @@ def _make_clone(clone: Path, commit: str, repository: str, remote: str) -> None:
 
 def _dvc(clone: Path, *arguments: str) -> int:
     """Run `dvc` in the clone with its output passed on; the exit status."""
+    from components.tracking.recorder import CARRIED
     from flows.orchestration.repro import command
     from flows.processes import Command, environment
 
     # Started by hand, the stage is a pipeline of its own.
-    env = {**environment(os.environ.get("INKWELL_PIPELINE") or uuid.uuid4().hex), _MARK: str(clone)}
+    env = {**environment(os.environ.get("INKWELL_PIPELINE") or uuid.uuid4().hex), _MARK: str(clone), CARRIED: "1"}
     with Command(command(*arguments), clone, env, together=True) as running:
         for line in running.lines():
             print(line, flush=True)

@@ -1,4 +1,8 @@
-"""The interface of a placement, and the plain one: every stage in the one checkout."""
+"""The interface of a placement, and the plain one: every stage in the one checkout.
+
+Where DVC has a default remote there (`dvc remote default`), the checkout shares its cache: a stage fetches what another machine has made of
+the same inputs, and at the end what the stages made is sent. A remote that is away stops nothing.
+"""
 
 from __future__ import annotations
 
@@ -39,12 +43,24 @@ class Workspace:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
+        self._shared = False  # whether the default remote has answered
 
     def check(self, stages: Sequence[Stage]) -> None:
         """Nothing can be wrong that the stages would not tell better."""
 
     def begin(self, stages: Sequence[Stage]) -> None:
-        """Nothing to get ready."""
+        """See whether the default remote answers, so that not each stage waits for one that is away."""
+        from flows.placement.handover import Store
+        from flows.placement.sharing import default_remote
+
+        remote = default_remote(self.folder)
+        if remote is None:
+            return
+        try:
+            Store(self.folder, remote).check()
+            self._shared = True
+        except InkwellError as error:
+            print(f"workspace: stages take nothing from other machines: {error}", file=sys.stderr)
 
     def settled(self, stages: Sequence[Stage]) -> Set[str]:
         """Those that have not changed and come after none that has: one `dvc status` spares them a `dvc repro` at a second each."""
@@ -61,9 +77,21 @@ class Workspace:
         return found
 
     def command(self, stage: Stage, force: bool) -> list[str]:
-        """`dvc repro --single-item`, which reads what it restores."""
+        """`dvc repro --single-item`, which reads what it restores; with what the default remote holds of the stage."""
+        if self._shared and not force:
+            return [sys.executable, "-m", "flows.placement.sharing", stage.name]
         forced = ["--force"] if force else []
         return dvc_command("--wait-for-lock", "repro", "--single-item", *forced, stage.name)
 
     def finish(self, finished: Sequence[Stage]) -> None:
-        """Everything is there already."""
+        """Everything is there already; where there is a default remote, it is sent there."""
+        from flows.placement.sharing import default_remote, push
+
+        remote = default_remote(self.folder)
+        if remote is None or not finished:
+            return
+        try:
+            push(self.folder, [stage.name for stage in finished])
+        except Exception as error:  # botocore's, the file system's, DVC's: the run itself stands
+            said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            print(f"workspace: not all went to DVC's remote {remote} ({said}); the next run sends it.", file=sys.stderr)

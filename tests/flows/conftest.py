@@ -22,6 +22,7 @@ from flows.processes import environment
 from tests.flows.candidates import export_of
 from tests.loopback import listening
 
+ROOT = Path(__file__).parents[2]
 # the user's own leases and profiles are none of these tests' business
 _HOME = tempfile.TemporaryDirectory(prefix="inkwell-prefect-")
 os.environ.setdefault("PREFECT_HOME", _HOME.name)
@@ -66,6 +67,38 @@ def workspace(tmp_path: Path) -> Path:
     (folder / "left.py").write_text(LEFT, encoding="utf-8")
     subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], cwd=folder, env=environment(), check=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """The endpoint of a moto server with an empty bucket."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    # One for the process: s3fs keeps its connections by their settings, and the endpoint comes from the environment.
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    boto3.client(
+        "s3", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b"
+    ).create_bucket(Bucket="store")
+    yield endpoint
+    server.stop()
+
+
+@pytest.fixture
+def store(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of an empty DVC remote, with its credentials in the environment."""
+    for name, value in {
+        "ENDPOINT_URL": s3,
+        "ACCESS_KEY_ID": "a",
+        "SECRET_ACCESS_KEY": "b",
+        "DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return f"s3://store/{tmp_path.name}"
 
 
 @pytest.fixture(scope="session")
