@@ -6,6 +6,7 @@ the same inputs, and at the end what the stages made is sent. A remote that is a
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Protocol
