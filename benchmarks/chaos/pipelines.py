@@ -118,9 +118,7 @@ class Deployed:
 
     def begin(self, targets: Sequence[str]) -> DeployedRun:
         """A new run of the deployment, which waits for a worker."""
-        from flows.deploy import DEPLOYMENTS
-
-        deployment = self._client.read_deployment_by_name(DEPLOYMENTS[0])
+        deployment = self._client.read_deployment_by_name("inkwell-pipeline/pipeline")
         run = self._client.create_flow_run_from_deployment(deployment.id, parameters={"targets": list(targets)})
         return DeployedRun(self._client, run.id, self.workspace)
 
