@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _STARTED_BY = (
     "INKWELL_STARTED_BY"  # "self:<process id>" or "ray": who set the variables below, where it was not torchrun
 )
-_LEADER_SECONDS, _FOLLOWER_SECONDS = 3.0, 6.0  # how long the last words of a process wait for a better explanation
+_LEADER_SECONDS, _FOLLOWER_SECONDS = 3.0, 12.0  # how long the last words of a process wait for a better explanation
 _GRACE_SECONDS = 5.0  # between asking a process to end and ending it
 
 
