@@ -146,7 +146,8 @@ class Isolated:
             take_over(self.folder, [handovers[name] for name in names])
             with quiet(), open_repository(self.folder, self.remote) as repo:
                 damaged = drop_damaged_of(repo, names)
-                repo.pull(targets=names, force=True)
+                # a bare name would be looked for in the folder that this process works in
+                repo.pull(targets=[f"{self.folder.absolute() / 'dvc.yaml'}:{name}" for name in names], force=True)
         except Exception as error:  # DVC's, botocore's, the disk's
             raise InkwellError(
                 f"what the stages made is on {self.remote} and did not come to {self.folder} "
