@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 
 from components.errors import InkwellError
-from components.guard import HOST, Guard, own_origins
+from components.guard import HOST, Guard
 
 PREFERRED = ("q8_0", "f16", "q4_k_m")  # half the size at no measurable loss first
 
@@ -66,7 +66,7 @@ def serve(model: Path, port: int = 8080, threads: int = 1, slots: int = 2) -> No
     parameters.hostnames = [HOST]
     parameters.port = inner
     parameters.api_keys = [key]
-    parameters.cors_origins = ",".join(own_origins(port))
+    parameters.cors_origins = address  # it answers with these very words, and the header holds one origin
     parameters.n_parallel = slots
     parameters.offline = True
     parameters.verbosity = 1  # warnings and errors

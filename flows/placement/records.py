@@ -92,7 +92,13 @@ def _unpack(data: bytes, spool: Path, here: Mapping[str, Any]) -> None:
     """Put a packed record into `spool`, addressed to `here`; it appears as a whole or not at all."""
     with tempfile.TemporaryDirectory(dir=spool, prefix=".home-") as own:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as packed:
-            packed.extractall(own, filter="data")
+            for member in packed:
+                # anybody who may write to the remote may have made it: files alone, where they belong
+                content = packed.extractfile(member) if member.isreg() else None
+                target = Path(own, member.name).resolve()
+                if content is not None and target.is_relative_to(Path(own).resolve()):
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(content.read())
         (folder,) = Path(own).iterdir()
         header, _, rest = (folder / LINES).read_bytes().partition(b"\n")
         addressed = json.dumps({**json.loads(header), **here}, ensure_ascii=False).encode()

@@ -100,6 +100,7 @@ def test_what_cannot_be_judged_or_trusted_is_refused_in_a_sentence(
 
 def test_another_corpus_is_judged_on_what_both_hold_out(candidates: Any, capsys: pytest.CaptureFixture[str]) -> None:
     folder, make = candidates
+    set_parameter(folder, "promotion", regressions={"title_overlap": 0.5})  # of tiny models on thirty documents
     rows = clean_rows()
     make("worse", 0.4, rows)
     assert main(["--workspace", str(folder)]) == 0
@@ -160,9 +161,13 @@ def test_a_model_is_not_named_as_no_folder_can_be(name: str) -> None:
         )
 
 
-def test_a_registry_that_is_away_is_one_sentence_without_its_login(tmp_path: Path) -> None:
+def test_a_registry_that_is_away_is_one_sentence_without_its_login(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     set_up = {"ingest": {"sources": [{"name": "a", "kind": "path", "location": "a"}]}}
-    address = "http://robot:planted-5d20@127.0.0.1:9"
+    address = "http://127.0.0.1:9"
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "robot")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "planted-5d20")
     (tmp_path / "params.yaml").write_text(json.dumps({**set_up, "tracking": {"uri": address}}))
     with pytest.raises(InkwellError) as error:
         Registry(tmp_path)

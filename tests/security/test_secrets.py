@@ -134,6 +134,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     }
     with serving({"/poems.jsonl": poems}) as server:
         parameters = {
+            "seed": 1,
             "ingest": {
                 "sources": [
                     {"name": "far", "kind": "url", "location": f"{server.address}/poems.jsonl?signature={SIGNATURE}"}
