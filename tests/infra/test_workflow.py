@@ -105,13 +105,18 @@ def bare(tmp_path: Path) -> dict[str, str]:
 def test_what_lacks_in_ci_is_said_at_once(bare: dict[str, str], apt: bool) -> None:
     if not apt:
         (Path(bare["PATH"]) / "apt-get").unlink()
-    done = subprocess.run([tool("bash"), ROOT / ".ci/run"], env=bare, capture_output=True, text=True, check=False)
+    command = [tool("bash"), str(ROOT / ".ci/run")]
+    strict = bare | {"INKWELL_CI": "1"}
+    done = subprocess.run(command, env=strict, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stdout + done.stderr
     *before, last = done.stderr.splitlines()
     assert "chromium" in last
-    assert "`make test`" in last
+    assert "unset INKWELL_CI" in last
     assert [line for line in before if "E: Unable to fetch" in line] == before
     assert len(before) == apt
+    said = subprocess.run(command, env=bare, capture_output=True, text=True, check=False).stderr
+    assert "chromium" in said
+    assert "are left out" in said
 
 
 def test_in_ci_nothing_that_lacks_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
