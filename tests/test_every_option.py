@@ -22,6 +22,28 @@ ROOT = Path(__file__).parents[1]
 VALUES: dict[str, Any] = {
     "seed": 11,
     "language": "en",
+    # of flows, and no step's: that steps run beside them is what is seen here; tests/flows/ has what they do
+    "promotion": {
+        "registered_model": "another",
+        "error_rate": 0.1,
+        "resamples": 2000,
+        "minimum_documents": 20,
+        "documents": 100,
+        "regressions": {"next_line": 0.2},
+        "maximum_growth": 2.0,
+        "maximum_bytes": 100_000_000,
+        "minimum_speed": 0.5,
+    },
+    "retraining": {"when": "drifted"},
+    "notifications": {
+        "events": ["kept"],
+        "slack": "env:NO_SLACK",
+        "webhook": "env:NO_WEBHOOK",
+        "smtp": "env:NO_SMTP",
+        "mail_to": ["ada@example.org"],
+        "mail_from": "inkwell@example.org",
+        "timeout_seconds": 3.0,
+    },
     "ingest": {"limit": 380, "maximum_document_characters": 5000, "maximum_unpacked_ratio": 300},
     "tag": {
         "unicode": "NFKC",
@@ -61,6 +83,7 @@ VALUES: dict[str, Any] = {
         "workers": 2,
     },
     "clean": {
+        "denied": ["9835d637cbb357fa"],  # the first of the tiny corpus
         "policy": "verse",
         "rules": {"too_short": {"minimum": 5}, "repeated_lines": {"maximum": 0.9}, "symbols": {"off": True}},
         "languages": ["en"],  # of all documents: language is not identified
