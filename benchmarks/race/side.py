@@ -97,8 +97,8 @@ class Side:
         if trial.get("mode") != mode:
             return steps_within(probe, seconds)
         started = self._probe(mode, batch, "warm").first
-        pace = (trial["trained"] - started) / (trial["steps"] - 1)
-        return max(2, 1 + int((seconds - probe.first) / pace))
+        ended = probe.first + trial["trained"] - started
+        return steps_within(Timed(ended, [(1, probe.first), (trial["steps"], ended)]), seconds)
 
     def _train(
         self, name: str, rate: float, batch: int, mode: str, cache: str, steps: int, saves: int, seed: int = 1

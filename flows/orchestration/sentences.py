@@ -1,4 +1,4 @@
-"""Prefect's logs without the tracebacks of errors that say in one sentence what is to be mended."""
+"""Errors in a sentence: those of libraries within one of ours, and Prefect's logs without the tracebacks of those that say what is to be mended."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import logging
 
 # What logs errors of runs: their own loggers, and that of the process in which a worker runs one.
 _LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
+
+
+def kind_and_words(error: BaseException) -> str:
+    """An error of somebody's library on one line, for a sentence that says what it means here."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 class _Sentences(logging.Filter):

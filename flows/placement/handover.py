@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import InkwellError
+from flows.orchestration.sentences import kind_and_words
 
 STORE = "inkwell-store"  # what a remote is called that was given by its address
 
@@ -138,7 +139,7 @@ class Store:
             return call()
         except Exception as error:  # every kind of storage has errors of its own
             raise InkwellError(
-                f"DVC's remote {self.remote} does not answer ({type(error).__name__}: {' '.join(str(error).split())}): "
+                f"DVC's remote {self.remote} does not answer ({kind_and_words(error)}): "
                 "look at its address and at the credentials in the environment."
             ) from error
 

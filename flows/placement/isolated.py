@@ -17,6 +17,7 @@ from components.errors import InkwellError
 from components.step import STATE
 from flows.orchestration.graph import Stage, read_stages
 from flows.orchestration.objects import drop_damaged_of
+from flows.orchestration.sentences import kind_and_words
 from flows.placement import clones, records
 from flows.placement.handover import Store, open_repository, quiet, take_over
 from flows.placement.sharing import push
@@ -151,7 +152,7 @@ class Isolated:
         except Exception as error:  # DVC's, botocore's, the disk's
             raise InkwellError(
                 f"what the stages made is on {self.remote} and did not come to {self.folder} "
-                f"({type(error).__name__}: {' '.join(str(error).split())}): run again to fetch it."
+                f"({kind_and_words(error)}): run again to fetch it."
             ) from error
         for sentence in damaged:
             print(f"isolated: {sentence}", file=sys.stderr)
@@ -176,7 +177,7 @@ class Isolated:
         except Exception as error:
             print(
                 f"isolated: what the stages have for MLflow stays on {self.remote} until a run at {self.commit[:12]} "
-                f"({type(error).__name__}: {' '.join(str(error).split())}).",
+                f"({kind_and_words(error)}).",
                 file=sys.stderr,
             )
 

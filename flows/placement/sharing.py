@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.orchestration.repro import command
+from flows.orchestration.sentences import kind_and_words
 from flows.placement.handover import open_repository, quiet
 
 
@@ -144,8 +145,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         fetch(Path.cwd(), stage)
     except Exception as error:  # the stage can be made here as well
-        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        print(f"sharing: nothing of {stage} comes from DVC's remote ({said}).", file=sys.stderr, flush=True)
+        print(
+            f"sharing: nothing of {stage} comes from DVC's remote ({kind_and_words(error)}).",
+            file=sys.stderr,
+            flush=True,
+        )
     repro = command("--wait-for-lock", "repro", "--single-item", stage)
     os.execv(repro[0], repro)
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.errors import InkwellError
+from flows.orchestration.sentences import kind_and_words
 from flows.placement.snapshot import git
 
 if TYPE_CHECKING:
@@ -72,8 +73,7 @@ def _push(clone: Path, stage: str, remote: str) -> None:
         push(clone, [stage])
     except Exception as error:  # DVC's, botocore's, the file system's
         raise InkwellError(
-            f"{stage} is made, and {remote} did not take it ({type(error).__name__}: {' '.join(str(error).split())}): "
-            "the same command sends it again."
+            f"{stage} is made, and {remote} did not take it ({kind_and_words(error)}): the same command sends it again."
         ) from error
 
 
@@ -85,8 +85,7 @@ def _send_records(store: Store, commit: str, clone: Path) -> None:
     try:
         send(store, commit, spool_of(clone))
     except Exception as error:  # the stage itself stands
-        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        print(f"worker: records for MLflow stay in {spool_of(clone)} ({said}).", file=sys.stderr)
+        print(f"worker: records for MLflow stay in {spool_of(clone)} ({kind_and_words(error)}).", file=sys.stderr)
 
 
 def _end_leftovers(clone: Path) -> None:

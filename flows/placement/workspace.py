@@ -14,6 +14,7 @@ from typing import Protocol
 from components.errors import InkwellError
 from flows.orchestration.graph import Stage, read_changes
 from flows.orchestration.repro import command as dvc_command
+from flows.orchestration.sentences import kind_and_words
 
 
 class Placement(Protocol):
@@ -94,5 +95,7 @@ class Workspace:
         try:
             push(self.folder, [stage.name for stage in finished])
         except Exception as error:  # botocore's, the file system's, DVC's: the run itself stands
-            said = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            print(f"workspace: not all went to DVC's remote {remote} ({said}); the next run sends it.", file=sys.stderr)
+            print(
+                f"workspace: not all went to DVC's remote {remote} ({kind_and_words(error)}); the next run sends it.",
+                file=sys.stderr,
+            )
