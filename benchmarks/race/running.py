@@ -11,6 +11,7 @@ from benchmarks.parts import ROOT, Parts, digest
 from benchmarks.peers.contender import COMPARABLE, Peer, Shape
 from benchmarks.peers.inkwell import Inkwell, Start
 from benchmarks.race.lengths import in_time
+from benchmarks.race.like import shape_of_others
 from benchmarks.race.settings import BUDGETS, smallest
 from benchmarks.race.side import TRIAL, Side
 from components.errors import InkwellError
@@ -66,7 +67,8 @@ class Race:
             found["parameters_inkwell"] = ours["metrics"]["parameters"]
             curves[f"Inkwell, {cache} cache"] = ours["curve"]
         if self.peers:
-            shape = Shape.of(ours["model"])
+            kept, own = self._peers_parts(), Shape.of(ours["model"])
+            shape, found["parameters_others"] = shape_of_others(kept, own, int(found["parameters_inkwell"]), self.block)
             parts = self._peers_parts(shape)
             sides = {peer.name: Side(self, peer, shape, parts) for peer in self.peers}
             for cache in self.caches:
@@ -104,14 +106,17 @@ class Race:
                 f"pretrain.initial=null and pretrain.architecture to {', '.join(COMPARABLE[:-1])} or {COMPARABLE[-1]}."
             )
 
-    def _peers_parts(self, shape: Shape) -> Parts:
-        """The others' runs depend on text, shape, time and their own code, and stay what they are when Inkwell changes."""
+    def _peers_parts(self, shape: Shape | None = None) -> Parts:
+        """The others' runs depend on text, shape, time and their own code, and stay what they are when Inkwell changes.
+
+        Without a shape: what is kept of all shapes.
+        """
         from components.corpus.packed import TokenShards
 
         corpus = TokenShards(self.workspace / "data" / "tokens", "train").fingerprint[:8]
         setting = {
             "peers": corpus,
-            "shape": shape.digest(self.block),
+            "shape": shape.digest(self.block) if shape else "any",
             "minutes": f"{self.seconds / 60:g}",
         }
         folder = ROOT / "benchmarks" / "peers"

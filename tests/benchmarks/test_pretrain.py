@@ -31,6 +31,7 @@ from benchmarks.peers.transformers_peer import TransformersTrainer
 from benchmarks.pictures import race_picture, scaling_picture
 from benchmarks.pretrain import main
 from benchmarks.race.lengths import in_time
+from benchmarks.race.like import shape_of_others
 from benchmarks.race.running import Race
 from benchmarks.race.settings import BUDGETS, smallest, tuned
 from components.corpus.packed import TokenShards
@@ -201,6 +202,17 @@ def test_a_peer_gets_the_best_of_rates_and_batches() -> None:
     rate, _, tried = tuned((0.1, 0.5, 3.0), (16,), bits)
     assert tried[3.0, 16] == math.inf, "one that diverges is never the best"
     assert rate == pytest.approx(0.0333)
+
+
+def test_the_others_keep_the_shape_that_they_were_tuned_at_while_it_is_of_like_size(tmp_path: Path) -> None:
+    kept = Parts(tmp_path, {"peers": "any"})
+    deeper = replace(SHAPE, layers=3)
+    assert shape_of_others(kept, SHAPE, 4_500_000, 64) == (SHAPE, 4_500_000)
+    assert shape_of_others(kept, deeper, 4_900_000, 64) == (SHAPE, 4_500_000)
+    assert shape_of_others(kept, replace(deeper, tied=True), 4_900_000, 64)[0].tied, "another kind of model"
+    assert shape_of_others(kept, deeper, 6_000_000, 64) == (deeper, 6_000_000), "too far away"
+    again = Parts(tmp_path, {"peers": "any"})
+    assert shape_of_others(again, SHAPE, 5_500_000, 64) == (deeper, 6_000_000), "the nearest of those that are kept"
 
 
 def test_a_run_of_inkwell_that_takes_too_long_is_repeated_with_less() -> None:
@@ -423,7 +435,7 @@ def test_the_race_from_the_first_trial_to_the_target(
     assert tried == {f"transformers-trial-{name}-4" for name in ("1e-09", "0.003", "0.009")}
     assert found["bpc_inkwell_min"] <= found["bpc_inkwell"] <= found["bpc_inkwell_max"]
     assert found["bpc_transformers_min"] <= found["bpc_transformers"] <= found["bpc_transformers_max"]
-    assert found["parameters_inkwell"] > 0
+    assert found["parameters_inkwell"] == found["parameters_others"] > 0
     assert 0 < found["bpc_transformers"] < math.log2(512) * 1.5
     assert found["bpc_inkwell"] > 0
     shorter = "Inkwell planned for less time, warm cache"
