@@ -123,6 +123,7 @@ VALUES: dict[str, Any] = {
     "machine": {
         "device": "auto",
         "precision": "fp32",
+        "onednn": "off",
         "compile": "on",
         "fused": "off",
         "attention": "eager",

@@ -56,6 +56,10 @@ class Machine(Section):
         "auto",
         description="auto: bf16 where it is measured to be faster, else fp32; fp16 (with loss scaling) and fp8: CUDA only, untested on this hardware",
     )
+    onednn: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="float32 products on a CPU by oneDNN; auto: where it is measured to be faster and as exact; on: also where it rounds to bf16; off: by the BLAS that PyTorch was built with",
+    )
     compile: Literal["auto", "on", "off"] = Field(
         "auto",
         description="torch.compile; auto: where a C++ compiler is found and the run is long enough to pay for it",
@@ -83,7 +87,7 @@ class Machine(Section):
     )
     parallel: Parallel = Field(default_factory=Parallel, description="several processes")
 
-    @field_validator("compile", "fused", "allocator", mode="before")
+    @field_validator("onednn", "compile", "fused", "allocator", mode="before")
     @classmethod
     def _on_or_off(cls, value: Any) -> Any:
         """YAML reads a bare `on` or `off` as a truth value."""

@@ -234,7 +234,9 @@ def join_world(place: Place, machine: Machine) -> None:
     if place.size == 1:
         return
     if place.launcher not in ("self", "torchrun"):  # Slurm and Ray end their processes themselves
-        share_cores(place.local_size, divided=_divided_by_slurm(place, os.environ))
+        divided = _divided_by_slurm(place, os.environ)
+        together = allowed_cores() * place.local_size if divided else None
+        share_cores(place.local_size, divided=divided, together=together)
         return
     parent = os.environ.get(_STARTED_BY, "").partition(":")[2]
     expected = int(parent) if parent else os.getppid()
@@ -245,14 +247,14 @@ def join_world(place: Place, machine: Machine) -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True, name="end-with-parent").start()
-    divided = False
+    divided, together = False, allowed_cores()
     if machine.device == "cpu" and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         share = len(cores) // place.local_size
         if share:  # with fewer cores than processes the system shares them out
             os.sched_setaffinity(0, cores[place.local_rank * share : (place.local_rank + 1) * share])
             divided = True
-    share_cores(place.local_size, divided=divided)
+    share_cores(place.local_size, divided=divided, together=together)
 
 
 def _divided_by_slurm(place: Place, known: Mapping[str, str]) -> bool:

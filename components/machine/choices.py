@@ -82,9 +82,23 @@ class Choices:
             **{name: round(value, 4) for name, value in self.measured.items()},
         }
 
+    def _float32(self) -> list[str]:
+        """How float32 is multiplied on a processor and, where that was taken, what bf16 would do; with gains, where measured."""
+        if self.device != "cpu":
+            return []
+        onednn, bf16 = (self.measured.get(f"gain_{name}") for name in ("float32_onednn", "bf16_products"))
+        words = []
+        if self.float32_onednn:
+            words.append("float32 products by oneDNN" + (f" ({onednn:.2f} x PyTorch's BLAS)" if onednn else ""))
+        elif onednn:
+            words.append(f"float32 products by PyTorch's BLAS (oneDNN {onednn:.2f} x)")
+        if self.precision == "fp32" and bf16:
+            words.append(f"bf16 products {bf16:.2f} x as fast")
+        return words
+
     def __str__(self) -> str:
         threads = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
-        words = [self.precision, "compiled" if self.compile else "eager", threads]
+        words = [self.precision, *self._float32(), "compiled" if self.compile else "eager", threads]
         words += [f"{self.processes} processes"] if self.processes > 1 else []
         words += [f"micro-batches in {self.micro_batch_parts} parts"] if self.micro_batch_parts > 1 else []
         words += [self.device] if self.device != "cpu" else []

@@ -21,8 +21,8 @@ from components.atomic import atomic_file
 from components.errors import InkwellError
 from components.machine import precision as formats
 from components.machine.choices import Choices
-from components.machine.cores import available_cores, choose_threads
-from components.machine.memory import free_memory
+from components.machine.cores import available_cores, choose_threads, cores_together
+from components.machine.memory import device_memory, free_memory
 
 if TYPE_CHECKING:
     from components.configuration import Machine
@@ -106,14 +106,8 @@ def _saved(path: Path) -> Choices | None:
 
 def _surroundings() -> dict[str, Any]:
     """What a run's choices hold for; libraries and the allocator may change under it. `cores`: of all its processes here."""
-    from components.launch.processes import here
-
     known = _here()
-    return {
-        "processor": known["processor"],
-        "cores": known["cores"] * here().local_size,
-        "accelerators": known["accelerators"],
-    }
+    return {"processor": known["processor"], "cores": cores_together(), "accelerators": known["accelerators"]}
 
 
 def _here() -> dict[str, Any]:
@@ -135,6 +129,8 @@ def _given(machine: Machine) -> dict[str, Any]:
         found["fused"] = fused
     if machine.attention != "auto":
         found["attention"] = machine.attention
+    if machine.onednn != "auto":
+        found["float32_onednn"] = machine.onednn == "on"
     if machine.micro_batch_parts:
         found["micro_batch_parts"] = machine.micro_batch_parts
     return found
@@ -178,12 +174,12 @@ def _ruled(machine: Machine, device: str, facts: Mapping[str, float]) -> Choices
     chosen: dict[str, Any] = {
         "threads": choose_threads(machine.threads),
         "precision": _precision(device, facts),
+        "float32_onednn": facts.get("onednn", 0.0) > formats.WORTH,
         **_given(machine),
     }
     return Choices(
         device,
         processes=here().size,
-        float32_onednn=facts.get("onednn", 0.0) > formats.WORTH,
         allocator=in_use(),
         measured={f"gain_{_FACTS[name]}": facts[name] for name in _FACTS if facts.get(name)},
         **chosen,
@@ -253,7 +249,7 @@ def _calibrated(
             return choices
         except (LookupError, TypeError, ValueError):
             pass  # another version of this module wrote it
-    if not _fits(trial):
+    if not _fits(trial, start.device):
         print("  no calibration: a second copy of the model would not fit into memory beside the run; rules decide")
         return start
     from components.machine.interference import interference
@@ -305,8 +301,12 @@ def _calibrated(
 _CALIBRATED = ("precision", "threads", "fused", "attention", "micro_batch_parts")
 
 
-def _fits(trial: Trial) -> bool:
-    return trial.memory <= _MEMORY * free_memory()
+def _fits(trial: Trial, device: str) -> bool:
+    """Whether the whole model, which is tried in one process, fits in beside the run: on its card, or into its share of the host."""
+    from components.launch.processes import here
+
+    room = device_memory(device) if device == "cuda" else free_memory() / here().local_size
+    return trial.memory <= _MEMORY * room
 
 
 def _candidates(machine: Machine, start: Choices, trial: Trial, busy: bool) -> dict[str, Sequence[Any]]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.launch.child_processes import SINGLE_THREADED
+from components.machine.cores import available_cores
 
 if TYPE_CHECKING:
     from components.machine.calibration import Trial
@@ -57,20 +58,22 @@ def measure_processes(trial: Trial, choices: Choices, rate: float, room: int | N
 
     if not isinstance(trial, StepTrial):
         return None
-    cores = sorted(os.sched_getaffinity(0))
-    most = min(_MOST, len(cores), room or _MOST)
+    cores = available_cores()  # a container may have less processor time than cores
+    most = min(_MOST, cores, room or _MOST)
     # of an odd number of cores two processes leave one idle
-    even = [n for n in range(2, most + 1) if (n == 2 or len(cores) % n == 0) and trial.divided(n) is not None]
-    found = [_measured(trial, choices, rate, cores, n) for n in sorted({*even[:1], *even[-1:]})]
+    even = [n for n in range(2, most + 1) if (n == 2 or cores % n == 0) and trial.divided(n) is not None]
+    found = [_measured(trial, choices, rate, cores // n, n) for n in sorted({*even[:1], *even[-1:]})]
     return max((one for one in found if one is not None), key=lambda one: one.gain, default=None)
 
 
-def _measured(trial: StepTrial, choices: Choices, rate: float, cores: list[int], processes: int) -> Division | None:
+def _measured(trial: StepTrial, choices: Choices, rate: float, threads: int, processes: int) -> Division | None:
+    """Bound to cores as in a run (`components.launch.processes.join_world`), `threads` in each process."""
     share = trial.divided(processes)
     assert share is not None
+    cores = sorted(os.sched_getaffinity(0))
     size = len(cores) // processes
     groups = [cores[index * size : (index + 1) * size] for index in range(processes)]
-    found = _run(share, replace(choices, threads=size, measured={}, identity={}), groups)
+    found = _run(share, replace(choices, threads=threads, measured={}, identity={}), groups)
     if found is None:
         return None
     # nothing is taken off for overlapping the exchange with the backward pass: gloo needs the cores for it
@@ -84,7 +87,7 @@ def _measured(trial: StepTrial, choices: Choices, rate: float, cores: list[int],
 def _run(trial: Any, choices: Choices, groups: list[list[int]]) -> list[dict[str, float]] | None:
     import torch
 
-    threads = {name: str(len(groups[0])) for name in SINGLE_THREADED if name.endswith("NUM_THREADS")}
+    threads = {name: str(choices.threads) for name in SINGLE_THREADED if name.endswith("NUM_THREADS")}
     environment = {**os.environ, **SINGLE_THREADED, **threads}
     environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # this machine's name may not be known to itself
     with tempfile.TemporaryDirectory() as name:

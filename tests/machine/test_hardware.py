@@ -17,6 +17,7 @@ import torch
 
 from components.configuration import Machine
 from components.errors import InkwellError
+from components.launch.processes import here, join_world
 from components.machine import allocator, calibration, cores, hardware, precision
 from components.machine.hardware import Choices, achieved, available_cores, choose_compile, decide
 from components.machine.interference import Interference, interference
@@ -212,6 +213,19 @@ def test_a_copy_that_does_not_fit_into_memory_is_not_made(
     assert "would not fit into memory" in capsys.readouterr().out
 
 
+def test_a_trial_has_the_room_of_one_process_or_of_its_card(monkeypatch: Any) -> None:
+    trial = Counting()
+    trial.memory = 3 * 2**30
+    monkeypatch.setattr(hardware, "free_memory", lambda: 10 * 2**30)
+    assert hardware._fits(trial, "cpu")
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert not hardware._fits(trial, "cpu")
+    for card, fits in ((24, True), (7, False)):
+        monkeypatch.setattr(hardware, "device_memory", lambda _, gib=card: gib * 2**30)
+        assert hardware._fits(trial, "cuda") is fits, "the host's memory says nothing of a card"
+
+
 def test_a_resumed_run_keeps_its_choices(rates: dict[torch.dtype, float], tmp_path: Path, quiet: None) -> None:
     trial = Counting()
     first = decide(Machine(), LONG, tmp_path / "run", trial)
@@ -266,6 +280,61 @@ def test_choices_of_another_machine_are_made_anew(
         remembered.unlink()
     assert decide(Machine(), LONG, tmp_path).precision == "fp32"
     assert "began on another machine" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity")
+@pytest.mark.parametrize(("allowed", "quota"), [(11, None), (16, 3), (8, None)])
+def test_processes_that_leave_a_core_idle_are_on_the_machine_where_the_run_began(
+    rates: dict[torch.dtype, float],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    allowed: int,
+    quota: int | None,
+) -> None:
+    """Two of them have five cores each of eleven, and one each of a container's three."""
+    held = {"cores": set(range(allowed))}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: held["cores"])
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, own: held.update(cores=set(own)))
+    monkeypatch.setattr(cores, "_container_cores", lambda _: quota)
+    for name, before in {"_sharing_cores": 1, "_sharing_time": 1, "_together": None}.items():
+        monkeypatch.setattr(cores, name, before)
+    decide(Machine(), 1, tmp_path)
+    file = tmp_path / "choices.json"
+    saved = json.loads(file.read_text(encoding="utf-8"))
+    saved["choices"]["processes"] = 2  # as where they were measured to be faster
+    file.write_text(json.dumps(saved), encoding="utf-8")
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with monkeypatch.context() as patch:
+        patch.setattr("threading.Thread.start", lambda _: None)  # would end the tests with their parent
+        join_world(here(), Machine())
+    assert len(held["cores"]) == allowed // 2
+    capsys.readouterr()
+    assert decide(Machine(), 1, tmp_path).processes == 2
+    assert "decided anew" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("asked", "gain", "taken"), [("auto", 2.25, True), ("auto", 1.15, False), ("on", 1.15, True), ("off", 2.25, False)]
+)
+def test_the_route_of_float32_products_is_told_with_its_gain_and_can_be_set(
+    rates: dict[torch.dtype, float], tmp_path: Path, monkeypatch: Any, asked: str, gain: float, taken: bool
+) -> None:
+    monkeypatch.setattr(precision, "onednn_gain", lambda: gain)
+    rates[torch.bfloat16] = 0.5e11
+    choices = decide(Machine.model_validate({"onednn": asked}), 1, tmp_path)
+    assert choices.float32_onednn is taken
+    route = f"by oneDNN ({gain:.2f} x PyTorch's BLAS)" if taken else f"by PyTorch's BLAS (oneDNN {gain:.2f} x)"
+    assert f"fp32, float32 products {route}, bf16 products 0.50 x as fast, eager" in str(choices)
+    for changed in (True, False):  # of a run that is resumed too
+        machine = Machine.model_validate({"onednn": changed})
+        assert decide(machine, 1, tmp_path).float32_onednn is changed
+
+
+def test_what_was_not_measured_is_not_told() -> None:
+    assert str(Choices("cpu", 2, precision="bf16", measured={"gain_bf16_products": 3.0})) == "bf16, eager, 2 threads"
+    assert str(Choices("cuda", 1, measured={"gain_bf16_products": 3.0})) == "fp32, eager, 1 thread, cuda"
 
 
 def test_a_real_calibration_of_a_small_model(tmp_path: Path, quiet: None, monkeypatch: Any) -> None:
@@ -545,5 +614,5 @@ def test_a_busy_core_is_seen() -> None:
 
 def test_on_and_off_may_be_written_bare() -> None:
     """YAML reads a bare on or off as a truth value."""
-    machine = Machine.model_validate({"compile": False, "fused": True, "allocator": False})
-    assert (machine.compile, machine.fused, machine.allocator) == ("off", "on", "off")
+    machine = Machine.model_validate({"compile": False, "fused": True, "allocator": False, "onednn": True})
+    assert (machine.compile, machine.fused, machine.allocator, machine.onednn) == ("off", "on", "off", "on")

@@ -441,11 +441,14 @@ def test_processes_that_share_cores_take_a_part_each(
     monkeypatch.setattr(cores, "_container_cores", lambda _: quota)
     for name in ("_sharing_cores", "_sharing_time"):
         monkeypatch.setattr(cores, name, 1)  # and what it was afterwards
+    monkeypatch.setattr(cores, "_together", None)
     monkeypatch.delenv("SLURM_CPUS_ON_NODE", raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    before = 16 if environment.get("SLURM_CPUS_ON_NODE") == "16" else 8
     join_world(Place(1, 2, 1, 2, launcher=launcher), Machine())
     assert cores.available_cores() == wanted
+    assert cores.cores_together() == min(before, quota or before)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity")
@@ -460,9 +463,10 @@ def test_processes_of_our_own_are_bound_to_their_part_or_count_it(
     monkeypatch.setattr(cores, "_container_cores", lambda _: None)
     for name in ("_sharing_cores", "_sharing_time"):
         monkeypatch.setattr(cores, name, 1)
+    monkeypatch.setattr(cores, "_together", None)
     join_world(Place(1, 2, 1, 2, launcher="torchrun"), Machine(device=device))
     assert held["cores"] == set(bound or range(8))
-    assert cores.available_cores() == 4
+    assert (cores.available_cores(), cores.cores_together()) == (4, 8)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from components.configuration import Tokenize, load
 from components.corpus.documents import clean_schema, write_documents
+from components.machine import cores as machine_cores
 from components.machine import hardware
 from components.machine.choices import Choices
 from components.pretrain.__main__ import STEP
@@ -63,6 +64,7 @@ def test_it_is_trained_by_as_many_processes_as_are_fastest(
     assert "processes 2 (2: 1.50 x 1)" in told.out
     assert told.out.count("  model:") == 1, "one voice"
     assert "decided anew" not in told.out
+    assert told.out.count("% of what matrix products reach here") == 1
     metrics = json.loads((tmp_path / "metrics/pretrain.json").read_text())
     assert (metrics["processes"], metrics["gain_processes"]) == (2, 1.5)
     share = metrics["operations_per_second"] / metrics["gemm_operations_per_second"]
@@ -143,30 +145,41 @@ def _adamw(model: PreTrainedModel) -> list[Optimizer]:
 
 
 @pytest.mark.parametrize(
-    ("cores", "room", "tried", "best"),
+    ("cores", "quota", "room", "tried", "best"),
     [
-        (2, None, [(2, 1)], 2),
-        (12, None, [(2, 6), (4, 3)], 2),  # six would not share the sixteen rows
-        (16, None, [(2, 8), (8, 2)], 8),
-        (16, 3, [(2, 8)], 2),
-        (11, None, [(2, 5)], 2),  # one core is left over
-        (16, 1, [], None),
-        (1, None, [], None),
+        (2, None, None, [(2, 1)], 2),
+        (12, None, None, [(2, 6), (4, 3)], 2),  # six would not share the sixteen rows
+        (16, None, None, [(2, 8), (8, 2)], 8),
+        (16, None, 3, [(2, 8)], 2),
+        (11, None, None, [(2, 5)], 2),  # one core is left over
+        (16, None, 1, [], None),
+        (1, None, None, [], None),
+        # a container's share of processor time
+        (16, 2, None, [(2, 1)], 2),
+        (16, 12, None, [(2, 6), (4, 3)], 2),
+        (16, 1, None, [], None),
     ],
 )
 def test_the_fewest_and_the_most_processes_that_share_evenly_are_tried(
-    monkeypatch: pytest.MonkeyPatch, cores: int, room: int | None, tried: list[tuple[int, int]], best: int | None
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int,
+    quota: int | None,
+    room: int | None,
+    tried: list[tuple[int, int]],
+    best: int | None,
 ) -> None:
     rates = {2: 500.0, 4: 200.0, 8: 150.0}  # tokens a second of each of so many
     asked: list[tuple[int, int]] = []
 
     def run(share: StepTrial, choices: Choices, groups: list[list[int]]) -> list[dict[str, Any]]:
         asked.append((len(groups), choices.threads))
+        assert [len(group) for group in groups] == [cores // len(groups)] * len(groups), "bound as in a run"
         assert share.tokens_a_step == 16 * 32 / len(groups)
         found = {"rate": rates[len(groups)], "products": 1.0, "all_reduce_seconds": 0.01}
         return [{**found, "products": 0.5}, *[found] * (len(groups) - 1)]  # the first has slow cores
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)))
+    monkeypatch.setattr(machine_cores, "_container_cores", lambda _: quota)
     monkeypatch.setattr(pinned, "_run", run)
     trial = StepTrial(sharp(tiny("qwen3")), _adamw, micro_batch=16, accumulation=1, block=32)
     division = measure_processes(trial, Choices("cpu", threads=cores), 500.0, room)
