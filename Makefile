@@ -58,7 +58,7 @@ deploy: setup  ## deployments, schedules, limits and automations to the Prefect 
 serve: setup  ## the exported model in llama.cpp's server, on loopback
 	cd $(WORKSPACE) && python -m components.serve
 
-params: setup  ## compose params.yaml: make params WITH="corpus=mine size=laptop"
+params: setup  ## compose params.yaml: make params WITH="corpus=mine size=auto"
 	python -m flows.parameters $(WITH)
 
 clean:  ## remove the smoke workspace and checkpoints; models and data stay

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from components.errors import InkwellError
 from components.launch.divided import Divided
 from components.machine.ceiling import SQUARES, Ceiling, gemm_ceiling, operations_per_token, run_shapes
 from components.machine.hardware import by_rules, decide
@@ -16,7 +17,7 @@ from components.model import architectures
 from components.pretrain.data import CorpusSequences
 from components.pretrain.dial import is_set
 from components.pretrain.plan import Plan, check, fits
-from components.pretrain.planning import resolve, shaped_like
+from components.pretrain.planning import PLAN, resolve, shaped_like, too_many_passes
 from components.pretrain.probe import step_timer
 from components.training.recipe import check_ramp, optimizers_for
 from components.training.run import CHECKPOINT_PATTERN, CHECKPOINTS
@@ -43,25 +44,32 @@ _MEMORY_SHARE = 0.8  # of what there is, which the dial may plan to take
 class Beginning:
     """A model before its first step. `parameters`: those of the run, the dial resolved.
 
-    ceiling: of all processes together; on processors only.
+    ceiling: of all processes together.
     """
 
     model: PreTrainedModel
     parameters: Pretrain
     choices: Choices
     plan: Plan
-    ceiling: Ceiling | None
+    ceiling: Ceiling
     operations_per_token: float
 
     def figures(self, tokens_per_second: float) -> dict[str, float]:
         """Speed against what the machine's matrix products reach, for the metrics."""
-        found = {"operations_per_second": float(round(tokens_per_second * self.operations_per_token))}
-        if self.ceiling is not None:
-            found["gemm_operations_per_second"] = float(round(self.ceiling.operations_per_second))
-            found["model_flops_utilisation"] = round(
-                self.ceiling.share(tokens_per_second, self.operations_per_token), 4
-            )
-        return found
+        return {
+            "operations_per_second": float(round(tokens_per_second * self.operations_per_token)),
+            "gemm_operations_per_second": float(round(self.ceiling.operations_per_second)),
+            "model_flops_utilisation": round(self.ceiling.share(tokens_per_second, self.operations_per_token), 4),
+        }
+
+    def speed(self, tokens_per_second: float) -> str:
+        """The same for people."""
+        rate = tokens_per_second * self.operations_per_token
+        share = self.ceiling.share(tokens_per_second, self.operations_per_token)
+        return (
+            f"speed: {rate / 1e12:.3g} TFLOP/s ({tokens_per_second:,.0f} tokens/s), {share:.0%} of what matrix products "
+            f"reach here ({self.ceiling.operations_per_second / 1e12:.3g})"
+        )
 
 
 def begin(
@@ -91,17 +99,36 @@ def begin(
         check_ramp("pretrain", parameters)
     world.check(model, parameters.block)
     minutes = parameters.dial.minutes
+    if minutes and world.place.size > world.replicas and not (work / PLAN).exists():
+        raise InkwellError(
+            "pretrain.dial.minutes: what processes gain that share rows (machine.parallel.tensor) or layers "
+            "(machine.parallel.pipeline) is not measured: set pretrain.dial.parameters instead, or leave those at 1."
+        )
     # what the machine is fastest with is measured on the model that is trained; which one that is may be up to the dial
     expected = int(60 * minutes * _TOKENS_A_SECOND) if minutes else parameters.total_tokens
     rules = world.decide(lambda: by_rules(machine, expected, _TOKENS_A_SECOND))
     rules.apply()
-    memory_gib = _memory_gib(rules.device, machine.parallel, world.place)
+    own_gib = device_memory(rules.device, world.place.local_size) / 2**30
+    memory_gib = own_gib * _holders(machine.parallel, world.place)
+    beside_gib = _weights_gib(initial) if rules.device != "cuda" else 0.0  # those to continue from stay on the host
     timed = is_set(parameters) or operations_per_token(model, parameters.block) * expected >= _WORTH_TIMING
     if not is_set(parameters):
-        size, beside = architectures.count_of(model), _weights_gib(initial)
-        timed &= fits(parameters, size, vocabulary, memory_gib, bf16=rules.bf16, beside_gib=beside)
+        size = architectures.count_of(model)
+        timed &= fits(parameters, size, vocabulary, memory_gib, bf16=rules.bf16, beside_gib=beside_gib)
+        if not initial and (word := too_many_passes(parameters, size, train)):
+            print(f"  {word}", flush=True)
+    timed &= world.place.size == world.replicas  # shares of a row or of the layers have another pace
     timer = step_timer(CorpusSequences(train), vocabulary, rules, initial=model if initial else None) if timed else None
-    plans = partial(resolve, parameters, train, work, vocabulary=vocabulary, bf16=rules.bf16, initial=initial)
+    plans = partial(
+        resolve,
+        parameters,
+        train,
+        work,
+        vocabulary=vocabulary,
+        bf16=rules.bf16,
+        initial=initial,
+        timed_gib=own_gib - beside_gib,  # the timer is one process, however many hold the model
+    )
     resolved, plan = world.decide(
         lambda: plans(probe=timer, memory_gib=_MEMORY_SHARE * memory_gib, processes=world.replicas)
     )
@@ -128,19 +155,16 @@ def begin(
             plans(probe=None, memory_gib=_MEMORY_SHARE * memory_gib / choices.processes, gain=gain)
         raise Divided(choices.processes)
     choices.apply()
-    ceiling = None
-    if choices.device == "cpu":
-        # a narrow model's own products alone would be a low ceiling
-        shapes = (*SQUARES, *run_shapes(model, resolved.micro_batch * resolved.block))
-        ceiling = gemm_ceiling(choices.dtype, choices.threads, shapes)
-        ceiling = replace(ceiling, operations_per_second=sum(world.gather(ceiling.operations_per_second)))
+    # a narrow model's own products alone would be a low ceiling
+    shapes = (*SQUARES, *run_shapes(model, resolved.micro_batch * resolved.block))
+    ceiling = gemm_ceiling(choices.dtype, choices.threads, shapes, device=choices.device)
+    ceiling = replace(ceiling, operations_per_second=sum(world.gather(ceiling.operations_per_second)))
     return Beginning(model, resolved, choices, plan, ceiling, operations_per_token(model, resolved.block))
 
 
-def _memory_gib(device: str, parallel: Parallel, place: Place) -> float:
-    """GiB that a process may take; where several hold one model together, what they may take for that together."""
-    together = place.size if parallel.strategy == "fsdp2" else parallel.pipeline
-    return device_memory(device, place.local_size) * together / 2**30
+def _holders(parallel: Parallel, place: Place) -> int:
+    """Processes that hold one model together."""
+    return place.size if parallel.strategy == "fsdp2" else parallel.pipeline
 
 
 def _weights_gib(size: architectures.Count | None) -> float:

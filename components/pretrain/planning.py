@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from components.atomic import atomic_file
 from components.errors import InkwellError
 from components.model.architectures import count
-from components.pretrain.dial import CorpusFacts, turn
+from components.pretrain.cost import peak_gib
+from components.pretrain.dial import LEAST_WORTH, CorpusFacts, turn
 from components.pretrain.ladder import wider
 from components.pretrain.pace import Pace
 from components.pretrain.plan import Plan, planned
@@ -52,6 +53,7 @@ _PROBES = 3  # shapes that are timed at most
 # Before anything was timed: about two cores of a laptop. It decides which shape is timed first, nothing else.
 _GUESS = Pace(((256, 1e11),))
 _ENOUGH_MINUTES = 5.0  # for the smallest shape, at that pace; with fewer, one shape is timed
+_TOO_MANY = 1.1  # times the tokens that are of use by the law, which is no more exact than that
 
 
 def law() -> Law:
@@ -75,6 +77,7 @@ def resolve(
     initial: Count | None = None,
     processes: int = 1,
     gain: float | None = None,
+    timed_gib: float | None = None,
 ) -> tuple[Pretrain, Plan]:
     """The parameters that a run really has, and its plan; kept in `work`/plan.json, and read from there the next time.
 
@@ -83,9 +86,10 @@ def resolve(
     the weights that the run continues from, whose shape `parameters` then have (`shaped_like`).
     memory_gib: what a process may take; the dial chooses nothing larger. processes: that train together, each as fast
     as the one that is timed. gain: how many times as fast several processes are as the one that the plan was made for: it
-    is made again for them, by what was timed then.
+    is made again for them, by what was timed then. timed_gib: what the one process that times steps may take, where
+    several hold the model together.
 
-    Raises InkwellError as `components.pretrain.dial.turn` does.
+    Raises InkwellError as `components.pretrain.dial.turn` does, and for minutes where no step can be timed.
     """
     corpus, trusted = CorpusFacts.of(train), law()
 
@@ -95,16 +99,27 @@ def resolve(
     def turned(pace: Pace, among: Pretrain = parameters) -> Pretrain:
         return turn(among, corpus, vocabulary, pace, trusted, memory_gib=memory_gib, bf16=bf16, initial=initial)
 
-    def timed(shape: Pretrain, pace: Pace) -> Pace:
+    def timeable(shape: Pretrain) -> Pretrain | None:
+        """`shape`, with fewer layers where one process cannot hold it: a pace is that of a width. None: not even one layer."""
+        while timed_gib is not None and peak_gib(shape, size(shape), vocabulary, bf16=bf16) > timed_gib:
+            if initial or shape.layers == 1:
+                return None
+            shape = shape.model_copy(update={"layers": shape.layers // 2})
+        return shape
+
+    def timed(shape: Pretrain, pace: Pace) -> Pace | None:
         assert probe is not None
-        return pace.with_step(shape, size(shape), vocabulary, shape.batch_tokens, probe(shape))
+        smaller = timeable(shape)
+        if smaller is None:
+            return None
+        return pace.with_step(smaller, size(smaller), vocabulary, smaller.batch_tokens, probe(smaller))
 
     def measured() -> tuple[Pretrain, Pace]:
         pace = Pace((), processes)
         minutes = parameters.dial.minutes
         if minutes is None:
             resolved = turned(_GUESS)
-            return resolved, timed(resolved, pace) if probe else pace
+            return resolved, (timed(resolved, pace) or pace) if probe else pace
         if probe is None:
             raise InkwellError(
                 "pretrain.dial.minutes needs a machine to measure: set pretrain.dial.parameters instead."
@@ -121,7 +136,15 @@ def resolve(
             if shape is None:
                 break
             tried.add(_form(shape))
-            pace = timed(shape, pace)
+            found = timed(shape, pace)
+            if found is None:
+                if not pace.measured:
+                    raise InkwellError(
+                        "pretrain.dial.minutes needs steps to be timed, and none of this width fits into the "
+                        f"{timed_gib:.1f} GiB of one process: set pretrain.dial.parameters or pretrain.steps instead."
+                    )
+                break
+            pace = found
             if known is not None and len(tried) == 1:  # today's machine may be busier, at all widths alike
                 pace = replace(known.meeting(pace, shape.hidden_size), processes=processes)
             resolved = turned(pace)
@@ -160,6 +183,18 @@ def _first(turned: Callable[..., Pretrain], parameters: Pretrain, known: Pace | 
             return turned(known)
     enough = parameters.dial.model_copy(update={"minutes": max(parameters.dial.minutes or 0, _ENOUGH_MINUTES)})
     return turned(_GUESS, parameters.model_copy(update={"dial": enough}))
+
+
+def too_many_passes(parameters: Pretrain, size: Count, train: TokenShards) -> str | None:
+    """A sentence where the law says that a run of these steps goes on long after its corpus has taught what it can."""
+    most = law().most_tokens(size.multiplied, train.tokens, LEAST_WORTH)
+    if parameters.total_tokens <= _TOO_MANY * most:
+        return None
+    return (
+        f"{parameters.total_tokens / train.tokens:.1f} passes over this corpus, and after {most / train.tokens:.1f} a model of "
+        f"this size learns next to nothing more: set pretrain.steps={max(1, int(most / parameters.batch_tokens))}, or let "
+        "size=auto plan for the corpus"
+    )
 
 
 def _form(parameters: Pretrain) -> tuple[int, int]:

@@ -79,7 +79,8 @@ class StepTimer:
         """What the operations a second of a width depend on; shape and batch are in the curve and in its operations."""
         import transformers
 
-        used = {name: getattr(self.choices, name) for name in ("device", "threads", "precision", "compile", "fused")}
+        named = ("device", "threads", "precision", "float32_onednn", "compile", "fused")
+        used = {name: getattr(self.choices, name) for name in named}
         kind = {
             name: getattr(parameters, name)
             for name in ("architecture", "optimizer", "block", "activation_checkpointing")

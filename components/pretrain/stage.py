@@ -84,6 +84,8 @@ def run(context: Context) -> None:
     seconds = trained / outcome.tokens_per_second if outcome.tokens_per_second else 0.0
     line, comparison = plan.compare(Done(seen, seconds, peak_gib()))
     print(f"  {line}", flush=True)
+    if outcome.tokens_per_second:  # else no step was left to do
+        print(f"  {begun.speed(outcome.tokens_per_second)}", flush=True)
     context.metrics.update(
         val_bits_per_char=held_out.whole(outcome.model),
         tokens_per_second=round(outcome.tokens_per_second, 1),

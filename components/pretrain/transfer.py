@@ -3,7 +3,7 @@
 Across widths: Muon's rate stays (its updates have a spectral norm fixed by the matrix' shape, the condition of Yang et al.
 2023, arXiv 2310.17813), that of AdamW for the head falls as 1 / width and that of embeddings stays, as in muP (Yang et
 al. 2022, arXiv 2203.03466). AdamW on matrices falls as 1 / width too; where it moves everything (`optimizer: adamw`) there
-is one rate, with which that of embeddings falls. `python -m benchmarks.width_transfer` shows how far this holds here.
+is one rate, with which that of embeddings falls. `python -m benchmarks.width_transfer` measures how far this holds.
 Across tokens: the batch grows as tokens^0.571 (Li et al. 2025, "Step Law", arXiv 2503.04715), which does not depend on the
 model, from a batch at which time, not tokens, was well spent: an optimizer step has its cost. Muon's rate falls as the root
 of a batch that is smaller than that and stays for larger ones, where it has served unchanged up to half a million tokens.

@@ -97,6 +97,9 @@ def test_an_own_corpus_takes_three_lines(tmp_path: Path) -> None:
     assert [source.location for source in composed.ingest.sources] == ["~/texts"]
     assert composed.pretrain.layers == compose(CONF, ["size=smoke"]).pretrain.layers
     assert composed.clean.template == "{text}"
+    planned = compose(CONF, [f"corpus={mine}", "size=auto"])  # as the README has it
+    assert planned.ingest.sources == composed.ingest.sources
+    assert (planned.clean.template, planned.pretrain.dial.minutes) == ("{text}", 16)
 
 
 def test_a_file_of_parameters_goes_over_the_groups_and_what_stands_behind_it_over_the_file(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -137,13 +138,16 @@ def test_speed_is_held_against_the_products_of_all_processes(
     token_folder: Path, tokenizer_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tokens a second are those of all of them."""
-    monkeypatch.setattr(beginning, "gemm_ceiling", lambda *_: Ceiling(1e9, 1e9, 0.0, (1, 1, 1), {}))
+    monkeypatch.setattr(beginning, "gemm_ceiling", lambda *_, **__: Ceiling(1e9, 1e9, 0.0, (1, 1, 1), {}))
     parameters = Pretrain(**SMALL, **SHORT, steps=7)
     alone = begun(parameters, token_folder, tokenizer_folder, tmp_path / "alone")
     together = begun(parameters, token_folder, tokenizer_folder, tmp_path / "together", Two())
     rate = 1e8 / alone.operations_per_token  # a tenth of the ceiling of one
     assert alone.figures(rate)["gemm_operations_per_second"] == 1e9
     assert alone.figures(rate)["model_flops_utilisation"] == 0.1
+    assert alone.speed(rate) == (
+        f"speed: 0.0001 TFLOP/s ({rate:,.0f} tokens/s), 10% of what matrix products reach here (0.001)"
+    )
     assert together.figures(rate)["gemm_operations_per_second"] == 1.5e9
     assert together.figures(rate)["model_flops_utilisation"] == pytest.approx(0.1 / 1.5, abs=1e-4)
     assert together.figures(rate)["operations_per_second"] == alone.figures(rate)["operations_per_second"]
@@ -192,6 +196,65 @@ def test_the_dial_counts_on_each_process_s_share_of_the_memory(
     for name, world in {"alone": ALONE, "fsdp2": World(four, Parallel(strategy="fsdp2"))}.items():
         found = begun(parameters, token_folder, tokenizer_folder, tmp_path / name, world)
         assert found.plan.parameters == pytest.approx(180_000, rel=0.3)
+
+
+def test_what_several_hold_together_one_times_as_far_as_it_has_room(
+    token_folder: Path,
+    tokenizer_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Four machines have the memory for the model and its optimizer, the one that measures has a quarter of it."""
+    monkeypatch.setattr(beginning, "_WORTH_TIMING", 0.0)
+    sharded = World(Place(size=4), Parallel(strategy="fsdp2"))
+    gib(monkeypatch, 0.9)
+    deep = Pretrain(layers=16, **SHORT, steps=7)  # 0.97 GiB
+    found = begun(deep, token_folder, tokenizer_folder, tmp_path / "deep", sharded)
+    assert found.model.config.num_hidden_layers == 16
+    assert found.plan.seconds is not None
+    assert "timing a few steps of 8 layers, 256 wide" in capsys.readouterr().out
+    gib(monkeypatch, 0.5)  # too little for any step
+    monkeypatch.setattr(beginning, "step_timer", lambda *_, **__: lambda shape: pytest.fail("it was timed"))
+    parameters = Pretrain(**SMALL, **SHORT, steps=7)
+    assert begun(parameters, token_folder, tokenizer_folder, tmp_path / "none", sharded).plan.seconds is None
+
+
+@pytest.mark.parametrize("parallel", [Parallel(pipeline=2), Parallel(strategy="fsdp2", tensor=2)])
+def test_minutes_are_refused_where_processes_share_rows_or_layers(
+    token_folder: Path, tokenizer_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parallel: Parallel
+) -> None:
+    """One process was timed: a plan for as many as there are replicas would use half of the minutes."""
+    monkeypatch.setattr(beginning, "_WORTH_TIMING", 0.0)
+    shared = World(Place(size=2, local_size=2), parallel)
+    dialled = Pretrain(dial={"minutes": 0.2}, block=32, context=64)
+    with pytest.raises(
+        InkwellError, match=r"pretrain\.dial\.minutes: .* is not measured: set pretrain\.dial\.parameters"
+    ):
+        begun(dialled, token_folder, tokenizer_folder, tmp_path / "minutes", shared)
+    steps = Pretrain(**SMALL, **SHORT, steps=7)
+    assert begun(steps, token_folder, tokenizer_folder, tmp_path / "steps", shared).plan.seconds is None
+    # a run that was planned for one process may go on in two that share its layers
+    planned = begun(dialled, token_folder, tokenizer_folder, tmp_path / "alone").parameters
+    machine, train = QUICK.model_copy(update={"parallel": parallel}), TokenShards(token_folder, "train")
+    tokenizer = load_tokenizer(tokenizer_folder)
+    assert begin(dialled, machine, train, tokenizer, tmp_path / "alone", 1, shared).parameters == planned
+
+
+def test_passes_that_teach_nothing_more_are_told_with_the_steps_that_do(
+    token_folder: Path, tokenizer_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens = TokenShards(token_folder, "train").tokens
+
+    def told(steps: int, name: str) -> str:
+        begun(Pretrain(**SMALL, **SHORT, steps=steps), token_folder, tokenizer_folder, tmp_path / name)
+        return capsys.readouterr().out
+
+    words = told(10 * tokens // 32, "many")
+    found = re.search(r"10\.0 passes over this corpus, .* set pretrain\.steps=(\d+), or let size=auto plan", words)
+    assert found is not None, words
+    assert tokens < 32 * int(found[1]) < 10 * tokens
+    assert "passes over this corpus, and" not in told(int(found[1]), "few")
 
 
 @pytest.mark.parametrize("dial", [{}, {"parameters": 180_000, "keep": ["accumulation"]}])

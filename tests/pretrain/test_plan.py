@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from benchmarks.scaling_law import LAW
-from components.configuration import Pretrain
+from components.configuration import Pretrain, load
 from components.corpus.packed import TokenShards
 from components.errors import InkwellError
 from components.machine.choices import Choices
@@ -23,10 +23,10 @@ from components.pretrain.data import CorpusSequences
 from components.pretrain.dial import CorpusFacts
 from components.pretrain.pace import UTILISATION, Pace
 from components.pretrain.plan import Outcome, check, planned
-from components.pretrain.planning import PLAN, law, resolve, shaped_like
+from components.pretrain.planning import PLAN, law, resolve, shaped_like, too_many_passes
 from components.pretrain.probe import step_timer
 from components.scaling import PUBLISHED, Run, fitted
-from tests.processes import finish, start
+from tests.processes import ROOT, finish, start
 
 LAPTOP = Pretrain(block=256, micro_batch=8, steps=2400)  # 8 layers 256 wide
 TANG = CorpusFacts(3_907_980, 51_326)
@@ -235,6 +235,49 @@ def test_whether_it_pays_to_be_wider_is_measured(tmp_path: Path) -> None:
     resolve(Pretrain(dial={"minutes": 30}), cast(TokenShards, Tang()), tmp_path, vocabulary=4096, probe=machine)
     assert len({shape.hidden_size for shape in machine.asked}) > 1
     assert len(machine.asked) <= 3
+
+
+def test_a_shape_that_one_process_cannot_hold_is_timed_with_fewer_layers(tmp_path: Path) -> None:
+    machine, train = Machine(vocabulary=4096), cast(TokenShards, Tang())
+
+    def peak(shape: Pretrain) -> float:
+        return peak_gib(shape, count(shape, 4096), 4096, bf16=True)
+
+    written = Pretrain(dial={"parameters": 30_000_000})
+    whole, plan = resolve(written, train, tmp_path / "a", vocabulary=4096, probe=machine)
+    assert machine.asked.pop() == whole
+    room = peak(whole) - 0.1
+    again, divided = resolve(written, train, tmp_path / "b", vocabulary=4096, probe=machine, timed_gib=room)
+    assert again == whole
+    (asked,) = machine.asked
+    assert asked.layers < whole.layers
+    assert asked.model_copy(update={"layers": whole.layers}) == whole
+    assert peak(asked) <= room
+    assert plan.seconds is not None
+    assert divided.seconds == pytest.approx(plan.seconds), "a pace is that of a width"
+    machine, small = Machine(vocabulary=4096), Machine(vocabulary=4096)
+    minutes = Pretrain(dial={"minutes": 30})
+    planned, _ = resolve(minutes, train, tmp_path / "c", vocabulary=4096, probe=machine)
+    room = max(map(peak, machine.asked)) - 0.02
+    again, _ = resolve(minutes, train, tmp_path / "d", vocabulary=4096, probe=small, timed_gib=room)
+    assert again == planned
+    assert max(map(peak, small.asked)) <= room
+    with pytest.raises(InkwellError, match=r"pretrain\.dial\.minutes needs steps to be timed, .* the 0\.5 GiB of one"):
+        resolve(minutes, train, tmp_path / "e", vocabulary=4096, probe=small, timed_gib=0.5)
+
+
+def test_the_default_steps_are_of_use_on_the_default_corpus_and_too_many_for_a_tenth_of_it() -> None:
+    written = load(ROOT / "params.yaml").pretrain
+    size = count(written, 4096)
+    assert too_many_passes(written, size, cast(TokenShards, Tang())) is None
+
+    class Tenth(Tang):
+        tokens = TANG.tokens // 10
+
+    told = too_many_passes(written, size, cast(TokenShards, Tenth()))
+    assert told is not None
+    assert "20.4 passes over this corpus" in told
+    assert "set pretrain.steps=172, " in told
 
 
 def test_a_plan_is_made_again_for_processes_that_are_faster(tmp_path: Path) -> None:
