@@ -120,7 +120,7 @@ def workspace(tmp_path: Path, clean_folder: Path, tokenizer_folder: Path, token_
         "validate": {"expectations": 16, "expectations_failed": 0, "seconds": 4, "peak_gib": 0.4},
         "tokenizer": {"vocabulary": 512, "tokens_per_character": 0.8125, "characters_covered": 0.995, "seconds": 2, "peak_gib": 0.3},
         "tokenize": {"train_tokens": 9876, "seconds": 1.5, "peak_gib": 0.35},
-        "pretrain": {"val_bits_per_char": 5.4375, "parameters": 1234567, "tokens": 9000, "epochs": 1.5, "tokens_per_second": 800.4, "seconds": 600, "peak_gib": 2.5},
+        "pretrain": {"val_bits_per_char": 5.4375, "parameters": 1234567, "tokens": 9000, "epochs": 1.5, "tokens_per_second": 800.4, "model_flops_utilisation": 0.5713, "seconds": 600, "peak_gib": 2.5},
         "instruct": {"conversations": 420, "seconds": 5, "peak_gib": 0.5},
         "sft": {"validation_answer_loss": 2.125, "epochs": 2, "seconds": 60, "peak_gib": 2},
         "align": {"pairs": 64, "validation_accuracy": 0.875, "seconds": 30, "peak_gib": 2.2},

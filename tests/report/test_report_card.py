@@ -86,6 +86,7 @@ def test_every_figure_is_the_one_in_its_file(page: Page, workspace: Path) -> Non
         1
     ].startswith("75.0")
     assert by_origin["metrics/clean.json: documents_in"][1] == "421"
+    assert by_origin["metrics/pretrain.json: model_flops_utilisation"][1].startswith("57.1")
     assert by_origin["data/curves/pretrain.csv: sum of tokens up to step 600"][0] == 600 * 15
 
 
