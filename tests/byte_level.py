@@ -92,7 +92,10 @@ def byte_level_tokenizer(rule: str = "gpt-2", size: int = 480, special: Sequence
 def byte_level_folder(folder: Path, rule: str = "gpt-2", tied: bool = True, architecture: str = "llama") -> Path:
     """A Hugging Face folder as others publish it: no tokenizer.model, no chat template, no begin token."""
     import torch
-    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
+
+    from components.model.architectures import build
+    from tests.tiny_models import tiny
 
     tokenizer = byte_level_tokenizer(rule)
     size = tokenizer.get_vocab_size()
@@ -111,6 +114,11 @@ def byte_level_folder(folder: Path, rule: str = "gpt-2", tied: bool = True, arch
             eos_token_id=tokenizer.token_to_id(END),
         )
         model: Any = LlamaForCausalLM(config)
+    elif architecture == "opt":
+        shape = {"hidden_size": 64, "ffn_dim": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+        model = OPTForCausalLM(OPTConfig(vocab_size=size, max_position_embeddings=128, **shape))
+    elif architecture == "mamba2":
+        model = build(tiny("mamba2", block=128, context=128), size)
     else:
         model = GPT2LMHeadModel(GPT2Config(vocab_size=size, n_embd=64, n_layer=2, n_head=4, n_positions=128))
     model.save_pretrained(folder)

@@ -49,8 +49,11 @@ def run(context: Context) -> None:
     from components.machine.cores import choose_threads
     from components.machine.hardware import choose_bf16
     from components.model.folders import load_model, load_tokenizer, save_model
+    from components.vocabulary.spelling import origin
 
     settings, machine = context.configuration.align, context.configuration.machine
+    if machine.device != "cpu":
+        print(f"  align trains on the processor; machine.device = {machine.device} is for pretrain and sft", flush=True)
     torch.set_num_threads(choose_threads(machine.threads))
     folder = context.inputs["sft"]
     work = context.work_folder()
@@ -84,7 +87,7 @@ def run(context: Context) -> None:
     _write_curve(context.outputs["curve"], outcome)
     with atomic_folder(context.outputs["preferences"]) as temporary:
         write_preferences(temporary / PREFERENCES_FILE, pairs_used)
-    card = model_card(settings, pairs_used, context.metrics, context.configuration.language)
+    card = model_card(settings, pairs_used, context.metrics, context.configuration.language, origin(folder))
     save_model(model, folder, context.outputs["aligned"], card)
     context.metrics["resumed_at_step"] = outcome.resumed_at  # no part of the card, which a kill does not change
     for entry in outcome.curve:
@@ -176,8 +179,13 @@ def _write_curve(path: Path, outcome: Outcome) -> None:
             writer.writerow([entry[key] for key in CURVE_COLUMNS.values()])
 
 
-def model_card(settings: Align, pairs: Sequence[Preference], metrics: dict[str, float], language: str) -> str:
-    """`README.md` of the model folder: what it is, how it came about, what it is not."""
+def model_card(
+    settings: Align, pairs: Sequence[Preference], metrics: dict[str, float], language: str, origin: str
+) -> str:
+    """`README.md` of the model folder: what it is, how it came about, what it is not.
+
+    origin: how the weights of the base model began, in words.
+    """
     made = Counter(pair.made for pair in pairs)
     rows = "\n".join(f"| {name} | {count} |" for name, count in sorted(made.items()))
     figures = "\n".join(f"| {name} | {value:g} |" for name, value in sorted(metrics.items()))
@@ -189,10 +197,11 @@ tags: [inkwell, dpo, trl]
 ---
 # Aligned model
 
-A small language model, trained from nothing on one corpus by Inkwell, fine-tuned on conversations made of the same
-corpus, then aligned by direct preference optimization (trl): answers that are real texts were preferred to
-{len(pairs)} worse ones. It writes, continues and imitates texts of its corpus. It follows no other instructions, knows
-no facts beyond its corpus, and what it says about authors can be wrong.
+A small language model, {origin}
+by Inkwell on one corpus, fine-tuned on conversations made of the same corpus, then aligned by direct preference
+optimization (trl): answers that are real texts were preferred to {len(pairs)} worse ones. It writes, continues and
+imitates texts of its corpus. It was taught to follow no other instructions, what it says is no source of facts, and what
+it says about authors can be wrong.
 
 No person rated anything: the preferred answer is always the text of the corpus, the other one was made as follows.
 

@@ -27,7 +27,7 @@ class Parallel(Section):
     processes: int | None = Field(
         None,
         ge=1,
-        description="training processes on each machine, or GPUs; null: one, or for a long run on a CPU as many as are measured to be a tenth faster",
+        description="training processes on each machine, or GPUs; null: one, or for a long `pretrain` on a CPU as many as are measured to be a tenth faster",
     )
     nodes: int = Field(
         1, ge=1, description="machines; more than one needs torchrun, Slurm or Ray (docs/distributed.md)"
@@ -49,7 +49,7 @@ class Parallel(Section):
 
 
 class Machine(Section):
-    """How the machine at hand is used; the same choices hold for `pretrain`, `sft` and `align`."""
+    """How the machine at hand is used by `pretrain` and `sft`; `align` trains on the processor and reads threads and precision."""
 
     device: Literal["cpu", "cuda", "mps", "auto"] = Field("cpu", description="cuda, mps: untested on this hardware")
     precision: Literal["auto", "bf16", "fp32", "fp16", "fp8"] = Field(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from components.configuration import Sampling
 from components.export.comparison import Comparison
 from components.model.architectures import context_of, of
+from components.vocabulary.spelling import FROM_NOTHING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -21,6 +22,11 @@ _STAGES = {
     "sft": "pretrained, then fine-tuned on conversations made from the corpus",
     "aligned": "pretrained, fine-tuned on conversations made from the corpus, then aligned by direct preference optimization",
 }
+
+_KNOWS = "It knows its corpus and nothing else: no facts, no other languages, no instructions of other kinds."
+_KNOWS_MORE = (
+    "Beside its corpus it knows what is left of the model that it was trained further from, which was not looked at."
+)
 
 
 @dataclass(frozen=True)
@@ -127,7 +133,7 @@ def model_card(figures: Figures, comparison: Comparison | None, sizes: Mapping[s
         "",
         "## Limits",
         "",
-        "It knows its corpus and nothing else: no facts, no other languages, no instructions of other kinds. It can repeat training text word for word; "
+        f"{_KNOWS if figures.origin == FROM_NOTHING else _KNOWS_MORE} It can repeat training text word for word; "
         "the report card of the run that made it measures how often. It was not tested for safety and is not meant for decisions about people.",
         "",
         "## Licence",

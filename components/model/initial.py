@@ -5,6 +5,7 @@ Only safetensors and GGUF are read, never pickles, and no code that lies beside 
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from components.configuration import Pretrain
+
+# what configurations call the dropout of attention weights
+_ATTENTION_DROPOUT = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
 
 
 def load_initial(location: str, sha256: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -163,13 +167,44 @@ def initial_model(parameters: Pretrain, tokenizer: PreTrainedTokenizerFast) -> P
 
 
 def _set_dropout(model: PreTrainedModel, share: float, name: str) -> None:
-    layers = [module for module in model.modules() if hasattr(module, "attention_dropout")]
-    if share and not layers:
-        raise InkwellError(f"pretrain.dropout = {share:g}: {name} has no dropout of attention weights; set it to 0.")
-    for module in layers:
-        module.attention_dropout = share
-    if layers:
-        model.config.attention_dropout = share
+    """Drop `share` of the attention weights while training, and nothing else that the model was once trained to drop.
+
+    The configuration says so too: fine-tuning reads it from there. Raises InkwellError where `share` finds no attention
+    weights to be dropped.
+    """
+    import torch
+
+    for key in [key for key, value in vars(model.config).items() if "drop" in key and _is_number(value)]:
+        setattr(model.config, key, share if key in _ATTENTION_DROPOUT else 0.0)
+    attention: set[tuple[str, str]] = set()
+    if share:
+        # which layers drop attention weights, and under what name, only the model's own code knows
+        with torch.device("meta"):
+            twin = type(model)(copy.deepcopy(model.config))
+        attention = {place for place, value in _dropouts(twin).items() if value == share}
+        if not attention:
+            raise InkwellError(
+                f"pretrain.dropout = {share:g}: {name} has no dropout of attention weights; set it to 0."
+            )
+    for place in _dropouts(model):
+        module, attribute = place
+        setattr(model.get_submodule(module), attribute, share if place in attention else 0.0)
+
+
+def _dropouts(model: PreTrainedModel) -> dict[tuple[str, str], float]:
+    """Shares that layers drop, by the names of the layer and of its attribute."""
+    from torch import nn
+
+    return {
+        (name, attribute): value
+        for name, module in model.named_modules()
+        for attribute, value in vars(module).items()
+        if _is_number(value) and ("drop" in attribute or (attribute == "p" and isinstance(module, nn.Dropout)))
+    }
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def grow(model: PreTrainedModel, source: SourceTokenizer, target: Tokenizer) -> int:

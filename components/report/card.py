@@ -20,6 +20,7 @@ from components.report.sections.scores import evaluation
 from components.report.sections.tokens import tokens
 from components.report.sections.training import moments, training
 from components.report.sections.way import way
+from components.vocabulary.spelling import origin
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -85,6 +86,8 @@ def render(
         "known": lambda stage, name: evidence.metric(stage, name) is not None,
         "models": MODELS,
         "head": headline(evidence),
+        # without the Markdown around its hash; where the tokenizer is gone nobody knows
+        "origin": origin(evidence.tokenizer).replace("`", "") if evidence.tokenizer else "trained",
         "lanes": way(evidence),
         "corpus": corpus(evidence),
         "tokenizer": tokens(evidence),

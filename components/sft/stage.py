@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,15 +12,16 @@ from components.corpus.conversations import CONVERSATIONS_FILE, read_conversatio
 from components.corpus.documents import TRAIN, VALIDATION
 from components.errors import InkwellError
 from components.launch.processes import here
-from components.machine.hardware import choose_device, decide
+from components.machine.hardware import achieved, choose_device, decide
 from components.model.folders import load_model, load_tokenizer, save_model
 from components.sft.data import ConversationSequences
 from components.sft.lora import add_adapters, check_adapters, merge_adapters
 from components.training.distributed import open_world
 from components.training.loop import fit, write_curve
 from components.training.order import IGNORED
-from components.training.recipe import check_ramp, prepare
+from components.training.recipe import check_ramp, optimizers_for, prepare
 from components.training.run import open_run
+from components.training.trial import StepTrial
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,6 +38,7 @@ def run(context: Context) -> None:
     adapters = parameters.method == "lora"
     if adapters:
         check_adapters(machine.parallel)
+        machine = machine.model_copy(update={"compile": "off"})  # they are too few to pay for it (`prepare`)
     base = context.inputs["base"]
     tokenizer = load_tokenizer(base)
     torch.manual_seed(context.seed)
@@ -57,10 +60,19 @@ def run(context: Context) -> None:
 
     with open_world(here(), machine.parallel, choose_device(machine.device)) as world:
         held = open_run(context, parameters, world.leader)
-        choices = world.decide(lambda: decide(machine, tokens, held.work))
-        choices.apply()
         if adapters:
             model = add_adapters(model, parameters)
+        trial = StepTrial(
+            model,
+            partial(optimizers_for, parameters, adapters),
+            micro_batch=parameters.micro_batch,
+            accumulation=parameters.accumulation,
+            block=parameters.block,
+            activation_checkpointing=parameters.activation_checkpointing,
+        )
+        # room for one process: only `pretrain` starts others by itself
+        choices = world.decide(lambda: decide(machine, tokens, held.work, trial=trial, room=1))
+        choices.apply()
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         epochs = tokens / int(train.lengths.sum())
         print(
@@ -80,6 +92,8 @@ def run(context: Context) -> None:
     if outcome.model is None:
         return  # the leader scores and writes
     model = merge_adapters(outcome.model) if adapters else outcome.model
+    answers = sum(row["tokens"] for row in outcome.curve)  # what the rate counts; calibration counts whole rows
+    rows = training.loader.total_rows * parameters.block
     context.metrics.update(
         validation_answer_loss=answer_loss(model, validation, autocast=False),
         tokens_per_second=round(outcome.tokens_per_second, 1),
@@ -87,6 +101,8 @@ def run(context: Context) -> None:
         conversations=len(train),
         conversations_left_out=train.left_out,
         epochs=round(epochs, 4),
+        **achieved(choices, outcome.tokens_per_second * rows / answers if answers else 0.0),
+        **choices.metrics(),
         **outcome.figures(),
     )
     write_curve(context.outputs["curve"], outcome.curve)

@@ -23,6 +23,8 @@ UNKNOWN_ID, BEGIN_ID, END_ID, PADDING_ID = 0, 1, 2, 3
 
 RECORD = "initial.json"  # in a tokenizer folder: of which model its tokenizer is, where it was not trained
 
+FROM_NOTHING = "trained from nothing"
+
 _SPACE = "\u2581"  # what SentencePiece writes for a space
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
@@ -55,7 +57,7 @@ def origin(folder: Path) -> str:
     """Where the weights beside this tokenizer began, as a model card says it: "trained from nothing" or of what."""
     record = read_record(folder)
     if record is None:
-        return "trained from nothing"
+        return FROM_NOTHING
     more = f", with {record['added_tokens']:,} further tokens" if record["added_tokens"] else ""
     license = f", licence {record['license']}" if record["license"] else ""
     return f"trained further from {record['model']} (sha256 `{record['sha256']}`{license}){more}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from components.configuration import Instruct
 from components.corpus.conversations import read_preferences, write_conversations
 from components.instruct.from_corpus import conversations_of
 from components.step import content_hash, main
+from components.vocabulary.spelling import RECORD
 from tests.tiny_corpus import clean_rows
 
 REPOSITORY = Path(__file__).parents[2]
@@ -77,6 +79,7 @@ def test_real_texts_become_likelier_than_damaged_ones_and_keep_their_likelihood(
     assert all((before[name] != after[name]).any() for name in before if "proj" in name)
     card = Path("models/aligned/README.md").read_text(encoding="utf-8")
     assert "No person rated anything" in card
+    assert "A small language model, trained from nothing\nby Inkwell" in card
     assert not list(Path(".inkwell/work/align").iterdir())
     pairs = read_preferences(Path("data/preferences/preferences.parquet"))
     validation = {row["id"] for row in clean_rows() if row["split"] == "validation"}
@@ -121,5 +124,21 @@ def test_a_checkpoint_half_written_is_passed_over(tmp_path: Path) -> None:
 def test_pairs_longer_than_the_block_are_left_out_counted_and_told_when_none_is_left(
     workspace: Path, instruct: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(STEP, arguments(instruct, tiny_model, "align.block=16")) == 2
-    assert "align.block = 16 tokens leaves 0 of 32 pairs" in capsys.readouterr().err
+    assert main(STEP, arguments(instruct, tiny_model, "align.block=16", "machine.device=auto")) == 2
+    told = capsys.readouterr()
+    assert "align.block = 16 tokens leaves 0 of 32 pairs" in told.err
+    assert "align trains on the processor; machine.device = auto is for pretrain and sft" in told.out
+
+
+def test_the_card_says_what_the_model_was_trained_further_from(
+    workspace: Path, instruct: Path, tiny_model: Path
+) -> None:
+    shutil.copytree(tiny_model, "theirs")
+    record = {"model": "their-7b", "sha256": "c" * 64, "vocabulary": 500, "added_tokens": 0, "license": None}
+    (Path("theirs") / RECORD).write_text(json.dumps(record), encoding="utf-8")
+    few = ("align.rejected=corrupted", "align.pairs=8", "align.validation_pairs=0")
+    assert main(STEP, arguments(instruct, Path("theirs"), *few)) == 0
+    card = Path("models/aligned/README.md").read_text(encoding="utf-8")
+    assert f"trained further from their-7b (sha256 `{'c' * 64}`)\nby Inkwell" in card
+    assert "from nothing" not in card
+    assert json.loads((Path("models/aligned") / RECORD).read_text(encoding="utf-8")) == record

@@ -12,9 +12,11 @@ import pytest
 import torch
 import yaml
 
+from components.configuration import Sampling
 from components.export.__main__ import STEP
+from components.export.card import Figures, model_card
 from components.export.export import size_label
-from components.model.folders import load_model
+from components.model.folders import load_model, model_config
 from components.step import content_hash, main
 from tests.conftest import ARCHIVE
 
@@ -89,6 +91,30 @@ def test_every_file_is_written_compared_and_traced_to_the_archive(run: Run, tmp_
     assert (front["language"], front["license"]) == ("zh", "mit")
     assert ARCHIVE in card
     assert "| q4_k_m |" in card
+    assert "It knows its corpus and nothing else" in card
+
+
+def test_the_card_of_a_model_that_was_trained_further_promises_no_ignorance(tiny_model: Path) -> None:
+    told = "trained further from their-7b (sha256 `abc`)"
+    figures = Figures(
+        name="ours",
+        language="zh",
+        stage="aligned",
+        architecture="Qwen3ForCausalLM",
+        parameters=1000,
+        config=model_config(tiny_model),
+        train_documents=9,
+        train_characters=99,
+        validation_documents=1,
+        sources=[],
+        sampling=Sampling(),
+        origin=told,
+        tokenizer="BPE",
+    )
+    card = model_card(figures, None, {}, "0" * 64)
+    assert told in card
+    assert "nothing else" not in card
+    assert "what is left of the model that it was trained further from" in card
 
 
 def test_the_hugging_face_folder_opens_in_transformers_as_the_same_model(

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
+from transformers import PreTrainedModel
 
 from components.configuration import Pretrain, parse
 from components.configuration import Tokenizer as Parameters
@@ -257,6 +258,37 @@ def test_the_model_takes_ids_length_and_dropout_from_tokenizer_and_parameters(fo
     assert torch.equal(load_model(tmp_path / "saved").lm_head.weight, model.lm_head.weight)
 
 
+@pytest.mark.parametrize(("architecture", "attention"), [("gpt2", "attn_pdrop"), ("opt", "attention_dropout")])
+def test_of_the_dropout_that_a_model_brings_nothing_is_left(tmp_path: Path, architecture: str, attention: str) -> None:
+    """Both classes drop a tenth of embeddings or of what blocks add unless they are told not to."""
+    folder = byte_level_folder(tmp_path / "theirs", architecture=architecture)
+    parameters = Pretrain(initial=str(folder), block=64)
+    write_adopted(TEXTS, parameters, SETTINGS, 1, tmp_path / "tokenizer")
+    tokenizer = load_tokenizer(tmp_path / "tokenizer")
+    ids = torch.tensor([[5, 6, 7, 8]])
+
+    def steady(model: PreTrainedModel) -> bool:
+        assert model.training
+        return torch.equal(model(ids).logits, model(ids).logits)
+
+    def dropping(model: PreTrainedModel) -> dict[str, float]:
+        return {key: value for key, value in model.config.to_dict().items() if "drop" in key and value}
+
+    assert not steady(load_initial(str(folder))[0].train())
+    plain = initial_model(parameters, tokenizer)
+    assert steady(plain)
+    assert not dropping(plain)
+    save_model(plain, tmp_path / "tokenizer", tmp_path / "saved", card="# Test\n")
+    assert steady(load_model(tmp_path / "saved").train()), "fine-tuning drops nothing either"
+    dropped = initial_model(parameters.model_copy(update={"dropout": 0.25}), tokenizer)
+    assert not steady(dropped)
+    assert dropping(dropped) == {attention: 0.25}
+    for name, module in dropped.named_modules():
+        for key, value in vars(module).items():
+            if ("drop" in key or key == "p") and isinstance(value, float):
+                assert value == (0.25 if "attn" in name and "resid" not in name else 0.0), (name, key)
+
+
 def test_what_does_not_fit_together_is_refused(folder: Path, tmp_path: Path, tiny_model: Path) -> None:
     parameters = Pretrain(initial=str(folder), block=64)
     with pytest.raises(InkwellError, match=r"models/tokenizer was not made of the tokenizer of pretrain\.initial"):
@@ -264,10 +296,14 @@ def test_what_does_not_fit_together_is_refused(folder: Path, tmp_path: Path, tin
     write_adopted(TEXTS, parameters, SETTINGS, 1, tmp_path / "tokenizer")
     with pytest.raises(InkwellError, match=r"pretrain\.block = 512 is longer than the context of theirs, 256"):
         initial_model(parameters.model_copy(update={"block": 512}), load_tokenizer(tmp_path / "tokenizer"))
+    recurrent = byte_level_folder(tmp_path / "mamba2", architecture="mamba2")
+    write_adopted(TEXTS, Pretrain(initial=str(recurrent)), SETTINGS, 1, tmp_path / "mamba2-tokenizer")
+    with pytest.raises(InkwellError, match=r"pretrain\.dropout = 0\.1: mamba2 has no dropout of attention weights"):
+        initial_model(
+            Pretrain(initial=str(recurrent), block=64, dropout=0.1), load_tokenizer(tmp_path / "mamba2-tokenizer")
+        )
     other = byte_level_folder(tmp_path / "gpt2", architecture="gpt2")
     write_adopted(TEXTS, Pretrain(initial=str(other)), SETTINGS, 1, tmp_path / "gpt2-tokenizer")
-    with pytest.raises(InkwellError, match=r"pretrain\.dropout = 0\.1: gpt2 has no dropout of attention weights"):
-        initial_model(Pretrain(initial=str(other), block=64, dropout=0.1), load_tokenizer(tmp_path / "gpt2-tokenizer"))
     (other / "generation_config.json").write_text("{}")
     with pytest.raises(InkwellError, match=r"gpt2 has changed since its tokenizer was taken over"):
         initial_model(Pretrain(initial=str(other), block=64), load_tokenizer(tmp_path / "gpt2-tokenizer"))

@@ -90,6 +90,23 @@ def test_every_figure_is_the_one_in_its_file(page: Page, workspace: Path) -> Non
     assert by_origin["data/curves/pretrain.csv: sum of tokens up to step 600"][0] == 600 * 15
 
 
+def test_what_the_model_began_with_is_said_on_top(page: Page, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "parameters, trained from nothing on 360 documents" in page.text
+    record = {
+        "model": f"their-7b {HOSTILE}",
+        "sha256": "b" * 64,
+        "vocabulary": 500,
+        "added_tokens": 12,
+        "license": "mit",
+    }
+    write_json(workspace / "models/tokenizer/initial.json", record)
+    assert make(workspace, monkeypatch) == 0
+    lead = read(workspace).text
+    assert "trained from nothing" not in lead
+    told = f"trained further from their-7b {HOSTILE} (sha256 {'b' * 64}, licence mit), with 12 further tokens on 360"
+    assert f"parameters, {told} documents" in lead
+
+
 def test_pictures_show_the_figures_of_the_files(page: Page, workspace: Path) -> None:
     labels = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"]
     assert "Bits per character on held-out text: 5-gram Kneser-Ney 7.250, this model 5.438" in labels

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+
+import pytest
 
 from components.model.folders import load_model
 from components.step import content_hash
@@ -42,6 +45,7 @@ def test_adapters_are_merged_into_a_plain_model(tmp_path: Path, conversations: P
     metrics = json.loads((tmp_path / "metrics/sft.json").read_text())
     merged, base = load_model(tmp_path / "models/sft"), load_model(tiny_model)
     assert type(merged) is type(base)
+    assert (metrics["threads"], metrics["compiled"]) == (1, 0)
     assert metrics["trained_parameters"] < 0.1 * sum(p.numel() for p in base.parameters())
     changed = [
         name
@@ -50,6 +54,31 @@ def test_adapters_are_merged_into_a_plain_model(tmp_path: Path, conversations: P
     ]
     assert changed
     assert all("proj" in name for name in changed), "adapters sit on the blocks' matrices"
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_run_that_is_long_enough_is_calibrated_and_begins(
+    tmp_path: Path, conversations: Path, tiny_model: Path, method: str
+) -> None:
+    # open are the fused modules of the whole model, and the attention of one with adapters
+    values = ["sft.steps=100000", f"sft.method={method}", "machine.precision=fp32", "machine.micro_batch_parts=1"]
+    settings = [word for value in values for word in ("--set", value)]
+    process = start("sft", tmp_path, PARAMS, *_files(conversations, tiny_model), *settings)
+    assert process.stdout is not None
+    told = ""
+    for line in process.stdout:
+        told += line
+        if "  plan:" in line:
+            break
+    process.kill()
+    process.communicate()
+    # a machine that is too busy says so
+    assert re.search("calibrated in|as calibrated before|too little to calibrate with", told), told
+    (file,) = (tmp_path / ".inkwell/work/sft").glob("*/choices.json")
+    choices = json.loads(file.read_text())["choices"]
+    assert choices["identity"]["trial"]
+    assert (choices["precision"], choices["threads"], choices["processes"]) == ("fp32", 1, 1)
+    assert "  plan:" in told
 
 
 def test_conversations_longer_than_a_row_are_refused_in_words(

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from components.configuration.training import Optimization, Parallel
 from components.launch.processes import Place
 from components.machine.choices import Choices
-from components.model.architectures import new_model
+from components.model.architectures import build, new_model
 from components.tracking import Recorder
 from components.training.computation import Computation
 from components.training.distributed import World
@@ -25,6 +25,7 @@ from components.training.loop import Outcome, fit
 from components.training.recipe import Training, prepare
 from components.training.run import Run
 from components.training.run_log import RunLog
+from tests.tiny_models import tiny
 
 SMALL: dict[str, Any] = {
     "steps": 12,
@@ -58,9 +59,13 @@ class Tiny:
         return None
 
 
-def tiny_decoder(seed: int = 0, dropout: float = 0.0) -> PreTrainedModel:
-    """Two layers, 32 wide; vocabulary 64."""
+def tiny_decoder(seed: int = 0, dropout: float = 0.0, architecture: str = "llama") -> PreTrainedModel:
+    """Two layers, 32 wide; vocabulary 64. GPT-2's head is tied to its embeddings."""
     torch.manual_seed(seed)
+    if architecture != "llama":
+        shape = {"hidden_size": 32, "heads": 2, "key_value_heads": 2, "feed_forward_size": 48}
+        tied = architecture == "gpt2"
+        return build(tiny(architecture, **shape, dropout=dropout, tie_embeddings=tied), vocabulary=64)
     return new_model(
         "llama",
         vocab_size=64,
@@ -92,12 +97,13 @@ def prepared(
     data: Tiny | None = None,
     fused: str = "off",
     world: World | None = None,
+    architecture: str = "llama",
     **parameters: Any,
 ) -> Training:
     """A training of the tiny decoder; `parameters` change `SMALL`. world: of several processes, where there are some."""
     optimization = Optimization(**{**SMALL, **parameters})
     torch.set_num_threads(1)
-    model = tiny_decoder(dropout=dropout)
+    model = tiny_decoder(dropout=dropout, architecture=architecture)
     return prepare(
         optimization,
         model,

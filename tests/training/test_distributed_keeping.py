@@ -15,10 +15,11 @@ from safetensors.numpy import load_file
 from tests.processes import ROOT
 
 
-def trained(folder: Path, processes: int, parallel: dict[str, Any]) -> dict[str, Any]:
+def trained(folder: Path, processes: int, parallel: dict[str, Any], policy: str = "roll_back") -> dict[str, Any]:
     """The outcome of the run that `together` describes."""
     folder.mkdir()
-    command = [sys.executable, "-m", "tests.training.together", str(folder), str(processes), json.dumps(parallel)]
+    arguments = [str(folder), str(processes), json.dumps(parallel), policy]
+    command = [sys.executable, "-m", "tests.training.together", *arguments]
     done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr
     outcome: dict[str, Any] = json.loads((folder / "outcome.json").read_text())
@@ -69,3 +70,14 @@ def test_two_processes_roll_back_and_keep_what_one_does(
         positions = [json.loads((place / "position.json").read_text()) for place in (kept, other)]
         for name in ("step", "rows", "total_rows", "epoch", "seed", "data_fingerprint", "averaged", "validation"):
             assert positions[0][name] == positions[1][name], name
+
+
+def test_two_processes_leave_out_the_step_that_one_leaves_out(tmp_path: Path) -> None:
+    """The loss is no number in one of them only."""
+    one, two = (trained(tmp_path / str(count), count, {}, "skip") for count in (1, 2))
+    for outcome in (one, two):
+        assert (outcome["left_out"], outcome["rolled_back"]) == (1, 0)
+        assert [row["rows"] for row in outcome["curve"]] == [4 * n for n in range(1, 21) if n != 14]
+    np.testing.assert_allclose(*[[row["loss"] for row in outcome["curve"]] for outcome in (one, two)], rtol=1e-3)
+    # the run ends with its best weights, those of step 12; the bad step would have been the 14th
+    assert_same_weights(*(tmp_path / name / "kept/history/step-00000015" for name in "12"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +26,10 @@ CASES: list[dict[str, Any]] = [
     for accumulation in (1, 2)
     for dropout, ema_decay in ((0.0, 0.0), (0.1, 0.0), (0.0, 0.9), (0.1, 0.9))
 ]
-CASES += [{"optimizer": "muon", "accumulation": 2, "dropout": 0.1, "ema_decay": 0.9, "fused": "on"}]
+CASES += [
+    {"optimizer": "muon", "accumulation": 2, "dropout": 0.1, "ema_decay": 0.9, **more}
+    for more in ({"fused": "on"}, {"architecture": "gpt2"}, {"architecture": "mixtral"})
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(str(value) for value in case.values()))
@@ -48,6 +52,19 @@ def test_a_kill_behind_the_first_epoch_changes_nothing(tmp_path: Path) -> None:
     killed_at(10, tmp_path / "killed", **case)
     resumed = train(tmp_path / "killed", **case)
     assert resumed.resumed_at == 9
+    assert_same_end(whole, resumed)
+
+
+def test_killed_while_the_batch_grows_it_ends_with_the_same_bits(tmp_path: Path) -> None:
+    case: dict[str, Any] = {"accumulation": 4, "batch_ramp": 0.5, "dropout": 0.1}
+    whole = train(tmp_path / "whole", **case)
+    rows = [0, *(row["rows"] for row in whole.curve)]
+    passes = [(after - before) // 4 for before, after in pairwise(rows)]
+    assert passes == [1] * 8 + [2] * 4 + [3] * 3 + [4] * 5 + [3], "the last ones are left over"
+    killed_at(12, tmp_path / "killed", **case)  # in the second of the tenth step's two passes
+    killed_at(8, tmp_path / "killed", **case)  # and in the thirteenth step, the second of three passes
+    resumed = train(tmp_path / "killed", **case)
+    assert resumed.resumed_at == 12
     assert_same_end(whole, resumed)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,9 +13,12 @@ import torch
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
+from components.configuration import Sft
 from components.machine.choices import Choices
+from components.sft.lora import add_adapters
 from components.training.computation import Computation
 from components.training.optimizers import adamw, muon_and_adamw
+from components.training.recipe import optimizers_for
 from components.training.trial import StepTrial, _Copy
 from tests.tiny_models import sharp, tiny
 
@@ -163,6 +167,22 @@ def test_a_warmed_choice_is_measured_at_once(monkeypatch: pytest.MonkeyPatch) ->
 def test_adapters_are_a_trial_of_their_own_optimizers() -> None:
     made = trial(make=lambda model: adamw(model, learning_rate=0.001, weight_decay=0.0))
     assert made.rate(CHOICES, 0.01) > 0
+
+
+def test_low_rank_adapters_on_a_frozen_model_have_a_rate_too() -> None:
+    parameters = Sft(method="lora", lora_rank=4)
+    model = add_adapters(sharp(tiny("qwen3")), parameters)
+    made = StepTrial(model, partial(optimizers_for, parameters, True), micro_batch=4, accumulation=1, block=32)
+    assert (made.fused, made.attention, made.parts) == (False, ("sdpa", "eager"), (1, 2, 4))
+    frozen = sum(weight.numel() for weight in model.parameters() if not weight.requires_grad)
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    assert 0 < trained < frozen
+    assert made.memory == 4 * frozen + 16 * trained
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    others = (replace(CHOICES, precision="bf16"), replace(CHOICES, attention="eager"))
+    for choices in (CHOICES, *others, replace(CHOICES, micro_batch_parts=2)):
+        assert made.rate(choices, 0.01) > 0
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
 
 
 @pytest.mark.skipif(
