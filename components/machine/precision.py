@@ -18,6 +18,7 @@ from components.errors import InkwellError
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
     from transformers import PreTrainedModel
 
 FP8_CAPABILITY = (8, 9)  # Ada, Hopper and later have matrix units for it
@@ -186,3 +187,37 @@ def to_float8(model: PreTrainedModel) -> None:
         )
 
     convert_to_float8_training(model, module_filter_fn=fits)
+
+
+def leave_float8(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
+    """Plain linear layers again where torchao's are, over the same weights, in place.
+
+    Float8 layers need a card that has it, and would score another model than the one that is saved. Returns what was
+    replaced: the module around each layer, the layer's name there, and the layer.
+    """
+    import torch
+    from torch import nn
+
+    found = [
+        (around, name, layer)
+        for around in model.modules()
+        for name, layer in around.named_children()
+        if isinstance(layer, nn.Linear) and type(layer).__module__.partition(".")[0] == "torchao"
+    ]
+    for around, name, layer in found:
+        with torch.device("meta"):
+            plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+        plain.weight, plain.bias = layer.weight, layer.bias
+        setattr(around, name, plain.train(layer.training))
+    return found
+
+
+@contextmanager
+def without_float8(model: nn.Module) -> Iterator[None]:
+    """No float8 layers while the block lasts."""
+    replaced = leave_float8(model)
+    try:
+        yield
+    finally:
+        for around, name, layer in replaced:
+            setattr(around, name, layer.train(getattr(around, name).training))
