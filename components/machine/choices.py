@@ -21,7 +21,8 @@ class Choices:
 
     threads: of each of `processes` processes; precision: fp32, bf16, fp16 (with loss scaling) or fp8; fused: what
     `components.training.computation.computation_for` takes; micro_batch_parts: into how many parts a micro-batch is cut;
-    float32_onednn: float32 products go to oneDNN; tokens_per_second: what eager steps of all processes reached in the
+    float32_onednn: float32 products go to oneDNN; muon_bf16: Muon iterates in bfloat16, whatever `precision` is, else in
+    float32 (runs that began before there was this choice did the former); tokens_per_second: what eager steps of all processes reached in the
     calibration, 0 where there was none; measured: gains and whatever else was measured, by name; identity: of machine and model, for `components.machine.hardware.achieved`.
     """
 
@@ -34,6 +35,7 @@ class Choices:
     attention: str = "sdpa"
     micro_batch_parts: int = 1
     float32_onednn: bool = False
+    muon_bf16: bool = True
     allocator: str = "off"
     tokens_per_second: float = 0.0
     measured: Mapping[str, float] = field(default_factory=dict)

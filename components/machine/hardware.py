@@ -180,6 +180,7 @@ def _ruled(machine: Machine, device: str, facts: Mapping[str, float]) -> Choices
     return Choices(
         device,
         processes=here().size,
+        muon_bf16=formats.has_bf16(device),
         allocator=in_use(),
         measured={f"gain_{_FACTS[name]}": facts[name] for name in _FACTS if facts.get(name)},
         **chosen,

@@ -18,6 +18,7 @@ from components.errors import InkwellError
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
     from transformers import PreTrainedModel
 
 FP8_CAPABILITY = (8, 9)  # Ada, Hopper and later have matrix units for it
@@ -142,6 +143,22 @@ def accelerator_precision(device: str) -> str:
     return "bf16" if torch.backends.mps.is_macos_or_newer(14, 0) else "fp32"
 
 
+def has_bf16(device: str) -> bool:
+    """Whether `device` has instructions for products in bfloat16; else they are emulated, or not there at all (MPS).
+
+    Told by what the hardware says of itself and not timed, so that it is the same at every start. cuda, mps: untested on
+    this hardware.
+    """
+    import torch
+
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device == "mps":
+        return False
+    abilities = torch.cpu.get_capabilities()
+    return any(bool(abilities.get(name)) for name in ("avx512_bf16", "amx_bf16"))
+
+
 def bf16_gain(onednn: bool) -> float:
     """How many times as fast the CPU multiplies bf16 as float32 (through oneDNN or not)."""
     import torch
@@ -170,3 +187,37 @@ def to_float8(model: PreTrainedModel) -> None:
         )
 
     convert_to_float8_training(model, module_filter_fn=fits)
+
+
+def leave_float8(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
+    """Plain linear layers again where torchao's are, over the same weights, in place.
+
+    Float8 layers need a card that has it, and would score another model than the one that is saved. Returns what was
+    replaced: the module around each layer, the layer's name there, and the layer.
+    """
+    import torch
+    from torch import nn
+
+    found = [
+        (around, name, layer)
+        for around in model.modules()
+        for name, layer in around.named_children()
+        if isinstance(layer, nn.Linear) and type(layer).__module__.partition(".")[0] == "torchao"
+    ]
+    for around, name, layer in found:
+        with torch.device("meta"):
+            plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+        plain.weight, plain.bias = layer.weight, layer.bias
+        setattr(around, name, plain.train(layer.training))
+    return found
+
+
+@contextmanager
+def without_float8(model: nn.Module) -> Iterator[None]:
+    """No float8 layers while the block lasts."""
+    replaced = leave_float8(model)
+    try:
+        yield
+    finally:
+        for around, name, layer in replaced:
+            setattr(around, name, layer.train(getattr(around, name).training))

@@ -139,7 +139,7 @@ def begin(
         model = _model(resolved, tokenizer, seed)
     trial = StepTrial(
         model,
-        partial(optimizers_for, resolved, False),
+        partial(optimizers_for, resolved, False, muon_bf16=rules.muon_bf16),
         micro_batch=resolved.micro_batch,
         accumulation=resolved.accumulation,
         block=resolved.block,

@@ -21,7 +21,9 @@ _MOVING = 200
 _PROCESS_GIB = 0.8  # Python with torch, transformers and Lightning loaded; compiling adds up to 0.4
 _A_CHANNEL = 60  # of activations, for each channel of the width, a token and layer
 _A_FEED_FORWARD_CHANNEL = 10
-_A_LOGIT = 16  # logits, their float32 copy, log-softmax and gradients
+# Logits, their float32 copy, log-softmax and gradients. Only fsdp2, stages, fp16 and families that are merely trained
+# further hold those of a whole pass (docs/training.md); which of them a run is, is not known here, so it is the most.
+_A_LOGIT = 16
 
 
 def operations_a_token(parameters: Pretrain, count: Count) -> float:

@@ -13,6 +13,7 @@ from components.corpus.documents import TRAIN, VALIDATION
 from components.errors import InkwellError
 from components.launch.processes import here
 from components.machine.hardware import achieved, choose_device, decide
+from components.machine.precision import has_bf16
 from components.model.folders import load_model, load_tokenizer, save_model
 from components.sft.data import ConversationSequences
 from components.sft.lora import add_adapters, check_adapters, merge_adapters
@@ -58,13 +59,14 @@ def run(context: Context) -> None:
         plain = merge_adapters(copy.deepcopy(current)) if adapters else current
         save_model(plain, base, folder, _card(parameters.method, len(train), None))
 
-    with open_world(here(), machine.parallel, choose_device(machine.device)) as world:
+    device = choose_device(machine.device)
+    with open_world(here(), machine.parallel, device) as world:
         held = open_run(context, parameters, world.leader)
         if adapters:
             model = add_adapters(model, parameters)
         trial = StepTrial(
             model,
-            partial(optimizers_for, parameters, adapters),
+            partial(optimizers_for, parameters, adapters, muon_bf16=has_bf16(device)),
             micro_batch=parameters.micro_batch,
             accumulation=parameters.accumulation,
             block=parameters.block,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import Trainer
 
 from components.atomic import atomic_file
+from components.machine.precision import leave_float8
 from components.model.forward import leave_flash
 from components.progress import Bar
 from components.training.anomalies import StallWatch, end_process
@@ -37,7 +38,8 @@ class Outcome:
     checkpoints are left out. `earlier_seconds` passed in processes before this one, up to their last checkpoints.
     `left_out`, `rolled_back`, `recorded`: steps not taken, returns to a checkpoint, and anomalies that were only noted.
     `best_step`: where the weights come from that the run ends with, when they are not the last. `model`: the trained one,
-    whole, on the processor, in evaluation mode, without flash attention; None in all processes but the leader.
+    whole, on the processor, in evaluation mode, without flash attention or float8 layers; None in all processes but the
+    leader.
     """
 
     curve: list[Row]
@@ -138,6 +140,7 @@ def fit(
         if model is not None:
             model.to("cpu").eval()
             leave_flash(model)
+            leave_float8(model)
             best_step = best.take(model) if best else None
         outcome = _outcome(module, model, best_step)
         run.log.close(f"{outcome}; {stalls.stalls} stalls in this process")

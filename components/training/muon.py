@@ -21,18 +21,18 @@ _A, _B, _C = 3.4445, -4.7750, 2.0315
 _SMALL = 1e-7
 
 
-def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
+def orthogonalise(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     """The nearest semi-orthogonal matrices, roughly: singular vectors kept, singular values brought near 1.
 
-    matrices: [n, r, c]; returns the same shape in bfloat16. The iteration runs in bfloat16, as its authors found enough.
+    matrices: [n, r, c]; returns the same shape in `dtype`, in which the iteration runs: bfloat16, as its authors found
+    enough, or float32 where bfloat16 would be emulated.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x_NRC = matrices.to(torch.bfloat16)
+    x_NRC = matrices.to(dtype)
     if tall:
         x_NRC = x_NRC.mT
-    x_NRC = x_NRC / (torch.linalg.vector_norm(x_NRC, dim=(-2, -1), keepdim=True, dtype=torch.float32) + _SMALL).to(
-        torch.bfloat16
-    )
+    norm_N11 = torch.linalg.vector_norm(x_NRC, dim=(-2, -1), keepdim=True, dtype=torch.float32)
+    x_NRC = x_NRC / (norm_N11 + _SMALL).to(dtype)
     for _ in range(steps):
         gram_NRR = torch.bmm(x_NRC, x_NRC.mT)
         polynomial_NRR = torch.baddbmm(gram_NRR, gram_NRR, gram_NRR, beta=_B, alpha=_C)
@@ -48,8 +48,9 @@ class Muon(Optimizer):
 
     Parameters are [outputs, inputs], or stacks of such matrices [n, outputs, inputs] (experts). Options of a group:
     `blocks` says how a matrix is divided before it is orthogonalised: ("rows", n) into n matrices of rows / n,
-    ("columns", n) likewise, None not at all; `transposed`: they are stored as [inputs, outputs]. State:
-    `momentum_buffer` in float32. Raises ValueError for parameters of other dimensions.
+    ("columns", n) likewise, None not at all; `transposed`: they are stored as [inputs, outputs]. bf16: whether the whole
+    optimizer iterates in bfloat16, else in float32; it is the machine's, and what a checkpoint says is not followed. State: `momentum_buffer` in
+    float32. Raises ValueError for parameters of other dimensions.
     """
 
     def __init__(
@@ -61,8 +62,9 @@ class Muon(Optimizer):
         steps: int = 5,
         blocks: Blocks | None = None,
         transposed: bool = False,
+        bf16: bool = True,
     ) -> None:
-        defaults = {
+        defaults: dict[str, Any] = {
             "lr": lr,
             "momentum": momentum,
             "weight_decay": weight_decay,
@@ -71,6 +73,8 @@ class Muon(Optimizer):
             "transposed": transposed,
         }
         super().__init__(params, defaults)
+        # among the defaults it is handed on by what shares optimizers out; a group's would come back with a checkpoint
+        self.defaults["bf16"] = bf16
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.ndim not in (2, 3):
@@ -91,9 +95,10 @@ class Muon(Optimizer):
             for parameter, update in zip(moved, self._with_momentum(group, moved), strict=True):
                 divided = _divide(update, group["blocks"])
                 waiting[(*divided.shape[1:], group["steps"])].append((group, parameter, divided))
+        dtype = torch.bfloat16 if self.defaults["bf16"] else torch.float32
         for (_, _, steps), entries in waiting.items():
             stacked = torch.cat([divided for _, _, divided in entries])
-            parts = orthogonalise(stacked, steps).split([divided.shape[0] for _, _, divided in entries])
+            parts = orthogonalise(stacked, steps, dtype).split([divided.shape[0] for _, _, divided in entries])
             for (group, parameter, _), update in zip(entries, parts, strict=True):
                 outputs, inputs = reversed(parameter.shape[-2:]) if group["transposed"] else parameter.shape[-2:]
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])

@@ -27,11 +27,12 @@ def muon_and_adamw(
     embedding_learning_rate: float,
     learning_rate: float,
     weight_decay: float,
+    muon_bf16: bool = True,
 ) -> list[Optimizer]:
     """[Muon over the blocks' matrices, AdamW over embeddings, head, routers and the rest]. Decay falls on matrices only.
 
     An embedding's row is moved only when its token occurs, so embeddings bear (and want) a rate far above the head's;
-    tied to the head they take the head's, `learning_rate`.
+    tied to the head they take the head's, `learning_rate`. muon_bf16: see `components.machine.choices.Choices`.
     """
     import torch
 
@@ -48,6 +49,7 @@ def muon_and_adamw(
         [{"params": group, "blocks": cut, "transposed": turned} for (cut, turned), group in matrices.items()],
         lr=matrix_learning_rate,
         weight_decay=weight_decay,
+        bf16=muon_bf16,
     )
     groups = [{"params": others, "lr": learning_rate}]
     if embeddings:

@@ -128,7 +128,8 @@ def prepare(
         stock_modules=world.stock_modules,
         residual_dropout=residual_dropout,
     )
-    return Training(model, loader, partial(optimizers_for, parameters, adapters), computation, recipe, world)
+    make_optimizers = partial(optimizers_for, parameters, adapters, muon_bf16=choices.muon_bf16)
+    return Training(model, loader, make_optimizers, computation, recipe, world)
 
 
 def check_ramp(section: str, parameters: Optimization) -> None:
@@ -140,8 +141,10 @@ def check_ramp(section: str, parameters: Optimization) -> None:
         )
 
 
-def optimizers_for(parameters: Optimization, adapters: bool, model: PreTrainedModel) -> list[Optimizer]:
-    """The optimizers that `parameters` ask for over the weights of `model`."""
+def optimizers_for(
+    parameters: Optimization, adapters: bool, model: PreTrainedModel, *, muon_bf16: bool = True
+) -> list[Optimizer]:
+    """The optimizers that `parameters` ask for over the weights of `model`; muon_bf16: what Muon iterates in."""
     if adapters or parameters.optimizer == "adamw":
         return adamw(model, learning_rate=parameters.learning_rate, weight_decay=parameters.weight_decay)
     return muon_and_adamw(
@@ -150,4 +153,5 @@ def optimizers_for(parameters: Optimization, adapters: bool, model: PreTrainedMo
         embedding_learning_rate=parameters.embedding_learning_rate,
         learning_rate=parameters.learning_rate,
         weight_decay=parameters.weight_decay,
+        muon_bf16=muon_bf16,
     )

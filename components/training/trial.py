@@ -81,12 +81,16 @@ class StepTrial:
         self._warmed: set[tuple[object, ...]] = set()  # choices and sizes that have run before
 
     def _identity(self) -> str:
+        import transformers
+
         shapes = [(name, tuple(weight.shape), weight.requires_grad) for name, weight in self.model.named_parameters()]
         described = [
             self.model.config.model_type,
             shapes,
             [self.micro_batch, self.accumulation, self.block, self.activation_checkpointing],
             f"{self.computation.__module__}.{self.computation.__qualname__}",
+            [type(optimizer).__name__ for optimizer in self.make_optimizers(self.model)],
+            transformers.__version__,
         ]
         return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:24]
 

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, Trainer
 from safetensors import SafetensorError
 
 from components.atomic import atomic_folder
+from components.machine.precision import without_float8
 from components.model.forward import without_flash
 from components.training.anomalies import StallWatch
 
@@ -86,7 +87,7 @@ class Watch(Callback):
             """All that the whole model is needed for; dropout would change it, and draw from the training's generator."""
             figures: dict[str, float] = {}
             model.eval()
-            with without_flash(model):
+            with without_flash(model), without_float8(model):
                 if validates:
                     figures = dict(self.validate(model))
                     self._offer(module, model, step, figures)

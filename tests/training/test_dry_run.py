@@ -174,6 +174,11 @@ def test_ema_and_logits_are_told_apart() -> None:
     assert logits <= found.at_peak["logits"] <= 5 * logits
 
 
+def test_logits_of_a_large_batch_are_never_there_at_once() -> None:
+    found = planned(architecture="gpt2", tie_embeddings=True, micro_batch=128, accumulation=1)
+    assert found.at_peak.get("logits", 0) < 128 * 128 * VOCABULARY * 4
+
+
 @pytest.mark.parametrize(
     ("parallel", "pretrain"),
     [

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from copy import deepcopy as copy_of
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from components.configuration.training import Optimization, Parallel
+from components.launch.processes import Place
 from components.model.architectures import new_model
+from components.training import sharded_optimizer
+from components.training.bare_step import bare_step
+from components.training.distributed import World
 from components.training.muon import Muon, orthogonalise
 from components.training.optimizers import adamw, attention_blocks, muon_and_adamw, transposed_matrices
+from components.training.recipe import prepare
+from tests.training import runs
 
 RATES = {"matrix_learning_rate": 0.02, "embedding_learning_rate": 0.1, "learning_rate": 0.003, "weight_decay": 0.1}
 SMALL = {
@@ -125,6 +134,55 @@ def test_orthogonalised_singular_values_are_near_one() -> None:
         values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)).float())
         assert float(values.min()) > 0.6
         assert float(values.max()) < 1.3
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 80), (3, 80, 32), (3, 64, 64)])
+def test_in_float32_matrices_come_out_as_in_bfloat16_but_for_rounding(shape: tuple[int, int, int]) -> None:
+    torch.manual_seed(8)
+    matrices = torch.randn(shape)
+    wide, narrow = orthogonalise(matrices, dtype=torch.float32), orthogonalise(matrices)
+    assert (wide.dtype, narrow.dtype) == (torch.float32, torch.bfloat16)
+    assert float((wide - narrow).abs().max()) < 0.02
+    assert float((wide - narrow).norm() / wide.norm()) < 0.03
+
+
+class Products(TorchDispatchMode):
+    """Number formats of batched products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        if function in (torch.ops.aten.bmm.default, torch.ops.aten.baddbmm.default):
+            self.seen.add(made.dtype)
+        return made
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_step_multiplies_in_bfloat16_only_where_that_is_native(native: bool) -> None:
+    """A run in float32: nothing but Muon could."""
+    choices = replace(runs.plain_choices("off"), muon_bf16=native)
+    training = prepare(
+        Optimization(**runs.SMALL), runs.tiny_decoder(), runs.Tiny(), 1, choices, World(Place(), Parallel())
+    )
+    optimizers = training.make_optimizers(training.model)
+    with Products() as products:
+        bare_step(training, optimizers, next(iter(training.loader)))
+    assert (torch.bfloat16 in products.seen) is native
+    assert torch.float32 in products.seen or native
+
+
+def test_what_muon_iterates_in_is_the_machines_and_not_the_checkpoints() -> None:
+    weights = [torch.nn.Parameter(torch.eye(8)) for _ in range(2)]
+    native, other = Muon([weights[0]], lr=0.1), Muon([weights[1]], lr=0.1, bf16=False)
+    other.load_state_dict(native.state_dict())
+    assert sharded_optimizer._arguments(other)["bf16"] is False
+    weights[1].grad = torch.ones(8, 8)
+    with Products() as products:
+        other.step()
+    assert products.seen == {torch.float32}
 
 
 def test_heads_are_found_by_name() -> None:

@@ -80,7 +80,8 @@ def test_what_rates_depend_on_is_in_the_identity() -> None:
     frozen = sharp(tiny("qwen3"))
     frozen.get_input_embeddings().weight.requires_grad_(False)
     others.append(StepTrial(frozen, optimizers, micro_batch=4, accumulation=2, block=32))
-    assert len({one.identity, *(other.identity for other in others)}) == 7
+    others.append(trial(make=partial(adamw, learning_rate=0.001, weight_decay=0.0)))
+    assert len({one.identity, *(other.identity for other in others)}) == 8
 
 
 def test_what_the_model_bears() -> None:

@@ -20,6 +20,11 @@ _CHUNK_LOGITS = 1 << 22  # logits of a chunk: 16 MiB in float32, which a last-le
 Chunk = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
+def one_chunk(tokens: int, vocabulary: int) -> bool:
+    """Whether all logits of so many tokens are no more than a chunk: nothing is saved then."""
+    return tokens * vocabulary <= _CHUNK_LOGITS
+
+
 def chunk_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """logits [n, V], targets [n] -> summed loss (float32) and its gradient by the logits, [n, V] in the logits' type."""
     wide_NV = logits.float()
@@ -43,11 +48,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         hidden_gradient = torch.empty_like(hidden)
         # summed in float32: in bfloat16 every sum would be rounded, and the error grow with the number of chunks
         head_gradient = None
+        head_learns = ctx.needs_input_grad[1]  # not beside adapters
         for start in range(0, hidden.shape[0], rows):
             part = hidden[start : start + rows]
             loss, gradient = chunk(functional.linear(part, head), targets[start : start + rows])
             total += loss
             hidden_gradient[start : start + rows] = gradient @ head
+            if not head_learns:
+                continue
             if head_gradient is None:
                 head_gradient = gradient.mT @ part
             elif head.dtype == torch.float32:
@@ -60,6 +68,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         hidden_gradient, head_gradient = ctx.saved_tensors
+        if head_gradient is None:
+            return hidden_gradient * scale, None, None, None
         cast = torch.empty_like(head_gradient, dtype=hidden_gradient.dtype)
         return hidden_gradient * scale, torch.mul(head_gradient, scale, out=cast), None, None
 
