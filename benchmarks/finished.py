@@ -1,6 +1,6 @@
 """A copy of a workspace in which everything has run, to measure in: the workspace itself is only read.
 
-The copy holds the code, what dvc.yaml and dvc.lock name, and the files of DVC's cache that bring the outputs back. It is no Git repository
+The copy holds the code, what dvc.lock names, and the files of DVC's cache that bring the outputs back. It is no Git repository
 and has no DVC remote: what is measured in it is this machine.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,19 @@ def copy_finished(finished: Path, folder: Path) -> Path:
     changes.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    stages = _locked(finished)
+    described = _stages(finished / "dvc.yaml")
+    locked = {
+        name: stage for name, stage in _stages(finished / "dvc.lock").items() if name.partition("@")[0] in described
+    }
     cache = _cache_of(finished)
-    for stage in stages:
+    back = restorable(finished)
+    for name, stage in locked.items():
+        known = _outputs(described.get(name, {}))
         for out in stage.get("outs", []):
-            _copy_cached(cache, folder / ".dvc" / "cache", str(out["path"]), str(out.get("md5") or ""))
+            # Of a stage that can be restored the cache has what `cache: false` names, too.
+            if name in back or known.get(out["path"], {}).get("cache", True):
+                _copy_cached(cache, folder / ".dvc" / "cache", str(out["path"]), str(out.get("md5") or ""))
+    stages = list(locked.values())
     named = {str(entry["path"]) for stage in stages for kind in ("deps", "outs") for entry in stage.get(kind, [])}
     named |= {str(name) for stage in stages for name in stage.get("params", {})}
     for name in sorted({*COPIED, *named, "params.yaml", "dvc.lock"}):  # folders come before what lies in them
@@ -38,16 +46,33 @@ def copy_finished(finished: Path, folder: Path) -> Path:
     return folder
 
 
-def _locked(finished: Path) -> list[Mapping[str, Any]]:
-    """What dvc.lock says of the stages that dvc.yaml has."""
+def restorable(workspace: Path) -> dict[str, list[str]]:
+    """Outputs by stage, of the stages that DVC restores: it keeps no run of one that has an output with `cache: false`, but for metrics."""
+    found = {}
+    for name, stage in _stages(workspace / "dvc.yaml").items():
+        outs = _outputs(stage, ("outs",))
+        if outs and all(options.get("cache", True) and not options.get("persist") for options in outs.values()):
+            found[name] = list(outs)
+    return found
+
+
+def _stages(file: Path) -> dict[str, Mapping[str, Any]]:
+    """The stages of dvc.yaml or dvc.lock by name; of the latter those, too, that dvc.yaml has no more."""
     import yaml
 
-    for name in ("dvc.yaml", "dvc.lock"):
-        if not (finished / name).is_file():
-            raise InkwellError(f"{finished} holds no finished pipeline: {name} is missing.")
-    described = yaml.safe_load((finished / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    locked = yaml.safe_load((finished / "dvc.lock").read_text(encoding="utf-8"))["stages"]
-    return [entry for name, entry in locked.items() if name.partition("@")[0] in described]
+    if not file.is_file():
+        raise InkwellError(f"{file.parent} holds no finished pipeline: {file.name} is missing.")
+    found: dict[str, Mapping[str, Any]] = yaml.safe_load(file.read_text(encoding="utf-8"))["stages"]
+    return found
+
+
+def _outputs(
+    stage: Mapping[str, Any], kinds: Sequence[str] = ("outs", "metrics", "plots")
+) -> dict[str, Mapping[str, Any]]:
+    """Paths and options of what a stage of dvc.yaml writes."""
+    entries = [entry for kind in kinds for entry in stage.get(kind, [])]
+    named = [entry if isinstance(entry, dict) else {entry: {}} for entry in entries]
+    return {str(path): options or {} for entry in named for path, options in entry.items()}
 
 
 def _settings(finished: Path) -> Mapping[str, Any]:

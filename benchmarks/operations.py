@@ -115,14 +115,12 @@ def noop(folder: Path, finished: Path) -> dict[str, Any]:
 
 
 def _clear(workspace: Path) -> None:
-    """Delete what DVC's cache can bring back."""
-    import yaml
+    """Delete what DVC restores."""
+    from benchmarks.finished import restorable
 
-    described = yaml.safe_load((workspace / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    for output in (entry for stage in described.values() for entry in stage.get("outs", [])):
-        if isinstance(output, str):
-            path = workspace / output
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    for output in (name for outputs in restorable(workspace).values() for name in outputs):
+        path = workspace / output
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def chaos(parts: Parts, folder: Path, runs: int, seed: int, kinds: Sequence[str], smoke_every: int) -> dict[str, Any]:
