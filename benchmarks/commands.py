@@ -31,7 +31,7 @@ def seconds_of(
         status = running.wait()
         taken = time.monotonic() - began
     name = " ".join(command[1:4])
-    if running.timed_out:
+    if patience is not None and running.timed_out:
         raise InkwellError(f"{name} took more than {patience:.0f} seconds and was ended.")
     if status not in allowed:
         raise InkwellError(f"{name} ended with status {status}: {' '.join(' '.join(said).split())[-300:]}")

@@ -3,7 +3,7 @@
 python -m flows.lineage models/export/model.gguf       back to the source archives (a file, a folder, a sha256,
                                                        NAME/3 or NAME@champion of the registry, a run)
 python -m flows.lineage 1cc5e6fe7f1f... --html page.html
-python -m flows.lineage --document tang-000017         every model that was trained on it
+python -m flows.lineage --document tang-000017         every model that was trained on it; --html PAGE here too
 python -m flows.lineage --text-file poem.txt           the same, by the text
 python -m flows.lineage --removal ids.txt              models to retrain, and the lines for params.yaml
 python -m flows.lineage --index                        the index of data/clean, for corpora recorded without one
@@ -63,8 +63,10 @@ def _answer(arguments: argparse.Namespace) -> None:
         )
     if arguments.removal and (arguments.document or arguments.text_file):
         raise InkwellError("--removal has its ids in the file: leave out --document and --text-file.")
-    if arguments.html and not arguments.what:
-        raise InkwellError("--html draws the way back: name a file, a hash or a version, or leave it out.")
+    if arguments.html and (arguments.removal or arguments.index):
+        raise InkwellError(
+            "--html shows the way back from a file, or forward from --document or --text-file: leave it out here."
+        )
     from components.step import quiet_environment
     from flows.lineage.records import Records
 
@@ -84,7 +86,14 @@ def _answer(arguments: argparse.Namespace) -> None:
         return
     texts = [answers.read_text(path) for path in arguments.text_file]
     found = answers.who_saw(records, arguments.workspace, arguments.document, texts)
-    print(json.dumps(answers.as_json(found), indent=1, ensure_ascii=False) if arguments.json else answers.text(found))
+    if arguments.html:
+        from flows.lineage.documents_page import write_documents_page
+
+        write_documents_page(found, arguments.html)
+    if arguments.json:
+        print(json.dumps(answers.as_json(found), indent=1, ensure_ascii=False))
+    else:
+        print(arguments.html or answers.text(found))
 
 
 def _backward(records: object, arguments: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ versions in the registry.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -113,13 +113,13 @@ def who_saw(records: Records, workspace: Path, ids: Sequence[str], texts: Sequen
 def text(answer: Answer) -> str:
     """The answer for a terminal."""
     lines = []
-    for name in answer.asked or ["the text"]:
-        lines += [f"{name}:", *(f"  {sentence}" for sentence in _said(answer, name))]
+    for name, said in standing(answer).items():
+        lines += [f"{name}:", *(f"  {sentence}" for sentence in said)]
     if answer.models:
-        lines += ["", f"{_count(len(answer.models), 'model')} saw it in training, champion first:"]
+        lines += ["", f"{verdict(answer)}:"]
         lines += [f"  {line}" for line in _model_lines(_as_rows(answer.models))]
     elif answer.sightings:
-        lines += ["", "No model on record was trained on it."]
+        lines += ["", f"{verdict(answer)}."]
     if answer.tokenizers:
         runs = ", ".join(run.id for run in answer.tokenizers)
         lines += [
@@ -129,6 +129,27 @@ def text(answer: Answer) -> str:
     if answer.missing:
         lines += ["", "Not on record:", *(f"  - {sentence}" for sentence in answer.missing)]
     return "\n".join(lines)
+
+
+def standing(answer: Answer) -> dict[str, list[str]]:
+    """Sentences on each document that was asked for, one a version of the corpus."""
+    return {name: _said(answer, name) for name in answer.asked or ["the text"]}
+
+
+def verdict(answer: Answer) -> str:
+    """One sentence on all of them, without its end; empty where no version of the corpus holds any."""
+    if answer.models:
+        return f"{_count(len(answer.models), 'model')} saw it in training, champion first"
+    return "No model on record was trained on it" if answer.sightings else ""
+
+
+def registered(model: Mapping[str, Any]) -> str:
+    """The versions of a row of `as_json`'s models: "poet/2 (champion), poet/1", or "not registered"."""
+    versions = [
+        f"{v['name']}/{v['version']}" + (f" ({', '.join(v['aliases'])})" if v["aliases"] else "")
+        for v in model["versions"]
+    ]
+    return ", ".join(versions) or "not registered"
 
 
 def as_json(answer: Answer) -> dict[str, Any]:
@@ -333,15 +354,10 @@ def _said(answer: Answer, name: str) -> list[str]:
 
 
 def _model_lines(models: Iterable[dict[str, Any]]) -> list[str]:
-    lines = []
-    for model in models:
-        versions = [
-            f"{v['name']}/{v['version']}" + (f" ({', '.join(v['aliases'])})" if v["aliases"] else "")
-            for v in model["versions"]
-        ]
-        named = ", ".join(versions) or "not registered"
-        lines.append(f"{model['what']}  {model['hash']}  {named}  (run {model['run']}, {model['made']})")
-    return lines
+    return [
+        f"{model['what']}  {model['hash']}  {registered(model)}  (run {model['run']}, {model['made']})"
+        for model in models
+    ]
 
 
 def _as_rows(models: Iterable[Model]) -> list[dict[str, Any]]:

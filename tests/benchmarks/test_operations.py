@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -297,16 +298,24 @@ def finished(tmp_path: Path) -> Path:
     root, folder = Path(__file__).parents[2], tmp_path / "finished"
     for name in ("components", "flows"):
         shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    script = "import sys; [open(name, mode).write(sys.argv[1]) for name, mode in zip(sys.argv[2:], 'wa')]"
-    stages: dict[str, Any] = {
-        name: {
-            "cmd": f'python -c "{script}" {name} {name}.txt {tmp_path / "ran"}',
-            "deps": ["in.txt"],
-            "outs": [f"{name}.txt"],
-        }
-        for name in ("a", "b", "c")
+    (folder / "write.py").write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "name, out, ran = sys.argv[1:]\n"
+        "Path(out).parent.mkdir(exist_ok=True)\n"
+        "Path(out).write_text(name)\n"
+        "with Path(ran).open('a') as told:\n"
+        "    told.write(name)\n"
+    )
+    outs: dict[str, tuple[str, Any]] = {
+        "a": ("a.txt", "a.txt"),
+        "b": ("b/b.txt", "b"),
+        "c": ("c.txt", {"c.txt": {"cache": False}}),
     }
-    stages["c"]["outs"] = [{"c.txt": {"cache": False}}]
+    stages = {
+        name: {"cmd": f"python write.py {name} {file} {tmp_path / 'ran'}", "deps": ["in.txt"], "outs": [out]}
+        for name, (file, out) in outs.items()
+    }
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     (folder / "in.txt").write_text("in")
     for arguments in (["init", "--no-scm", "-q"], ["repro", "-q"]):
@@ -348,20 +357,20 @@ def test_what_the_flow_costs_is_measured_and_judged_and_the_workspace_is_left_al
     )
 
 
-def _cached(workspace: Path, output: str) -> Path:
-    stages = yaml.safe_load((workspace / "dvc.lock").read_text())["stages"].values()
-    value = next(out["md5"] for stage in stages for out in stage["outs"] if out["path"] == output)
+def _cached(workspace: Path, text: str) -> Path:
+    """The file of DVC's cache that holds this text."""
+    value = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
     return workspace / ".dvc" / "cache" / "files" / "md5" / value[:2] / value[2:]
 
 
 def _lose(workspace: Path) -> None:
-    _cached(workspace, "a.txt").unlink()
+    _cached(workspace, "a").unlink()
 
 
 def _damage(workspace: Path) -> None:
-    file = _cached(workspace, "a.txt")
+    file = _cached(workspace, "b")
     file.chmod(0o644)
-    file.write_text("b")
+    file.write_text("a")
     file.chmod(0o444)
 
 
@@ -373,7 +382,7 @@ def _change(workspace: Path) -> None:
     ("harm", "words"),
     [
         (_lose, "a.txt is not in DVC's cache"),
-        (_damage, "a.txt is damaged in DVC's cache"),
+        (_damage, "b is damaged in DVC's cache"),
         (_change, "a (in.txt modified)"),
     ],
 )

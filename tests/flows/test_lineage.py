@@ -202,6 +202,36 @@ def test_a_document_leads_to_every_model_that_saw_it(recorded: History, capsys: 
     assert f"{seen}:" in capsys.readouterr().out
 
 
+def test_the_page_of_a_document_opens_offline_and_names_the_models(
+    recorded: History, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.datacard.browser import CHROMIUM, open_page
+
+    seen, held_out = recorded.documents["train"][0], recorded.documents["validation"][0]
+    page = tmp_path / "page.html"
+    assert main(["--document", seen, "--document", held_out, "--html", str(page)]) == 0
+    assert capsys.readouterr().out.strip() == str(page)
+    written = page.read_text(encoding="utf-8")
+    assert not re.search(r"https?://(?!www\.w3\.org/)", written)
+    assert written.count("<tr><td>") == 5
+    assert written.index("poet/2 (champion)") < written.index("poet/1 (challenger)")
+    assert "5 models saw it in training" in written
+    assert "held out for validation" in written
+    assert f"--document {seen} --document {held_out}" in written
+    assert main(["--document", "<b>nobody", "--html", str(page)]) == 0
+    unknown = page.read_text(encoding="utf-8")
+    assert "&lt;b&gt;nobody" in unknown
+    assert "not in any of the 1 versions" in unknown
+    assert "<table" not in unknown
+    assert main(["--removal", "ids.txt", "--html", str(page)]) == 2
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed: the page was written and not opened")
+    script = "return [document.querySelectorAll('article').length, document.documentElement.scrollWidth <= innerWidth];"
+    _, console, shown = open_page(written, tmp_path / "browser", script)
+    assert shown == [2, True]
+    assert not console
+
+
 def test_the_index_comes_from_mlflow_where_the_workspace_has_none(
     recorded: History, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
