@@ -5,7 +5,8 @@
     screens  MLflow, Prefect and our pages in a browser without a network; pictures of them go to --pictures
     chaos    seeded runs in each of which something breaks; all must end finished with the undisturbed run's bytes (docs/chaos.md)
 
-`--only` runs some of them. A figure that is not under its bar (BARS) is told, and counted in `bars_missed`. Everything happens in `--workspace`, through the command lines that a user has. Finished parts and finished runs of the
+`--only` runs some of them. A figure that is not under its bar (BARS) is told, and counted in `bars_missed`. Everything happens in `--workspace`, through the command lines that a user has; `noop` and `pages` read
+what --finished names and measure in a copy of it, `screens` works in it: it judges its model and runs its pipeline. Finished parts and finished runs of the
 chaos are kept, as long as the code is what it was: killed and started again, it goes on; `--fresh` forgets them. Run `noop` and `pages` on a quiet
 machine.
 """
@@ -16,19 +17,19 @@ import argparse
 import json
 import shutil
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.browser import chromium
 from benchmarks.chaos import series
 from benchmarks.chaos.faults import FAULTS
+from benchmarks.commands import seconds_of
 from benchmarks.parts import Parts, digest
 from components.errors import InkwellError
-from flows.processes import environment
+from flows.processes import environment, terminating
 
 PARTS = ("noop", "pages", "screens", "chaos")
 # What each figure has to stay under.
@@ -47,19 +48,11 @@ BARS: Mapping[str, float] = {
 }
 _REPEATED = 3
 _CODE = ("flows", "components", "conf", "dvc.yaml", "benchmarks/chaos", "benchmarks/operations.py")
-# What belongs to one part only: a change of it does not cost a night of chaos.
-_MORE = {"pages": ("benchmarks/registry_pages.py",)}
-
-
-def seconds_of(command: Sequence[str], folder: Path, env: dict[str, str]) -> float:
-    """Wall seconds of a command; InkwellError with its last words when it fails."""
-    began = time.monotonic()
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
-    taken = time.monotonic() - began
-    if done.returncode:
-        words = (done.stdout + done.stderr).split()
-        raise InkwellError(f"{' '.join(command[1:4])} ended with status {done.returncode}: {' '.join(words)[-300:]}")
-    return taken
+# What belongs to one part only; the chaos has a list of its own, so that a change here does not cost a night.
+_MORE = {
+    "noop": ("benchmarks/commands.py", "benchmarks/finished.py"),
+    "pages": ("benchmarks/commands.py", "benchmarks/registry_pages.py"),
+}
 
 
 def finished_workspace(folder: Path, given: Path | None) -> Path:
@@ -80,56 +73,55 @@ def finished_workspace(folder: Path, given: Path | None) -> Path:
 def noop(folder: Path, finished: Path) -> dict[str, Any]:
     """Seconds of a pipeline in which nothing is to do, and of one whose outputs are gone and come back from the cache.
 
-    Medians of three, in turns, after one turn that is not counted. `flow_seconds_per_stage` is what the flow adds to `dvc repro` where
-    every stage has something to do: with nothing to do it asks DVC once for all stages, which would flatter it.
+    Measured in a copy of `finished`, of which nothing is changed; InkwellError where it is not finished or its cache is not whole. Medians of
+    three, in turns, after one turn that is not counted. What the flow adds a stage is told for both, and `flow_seconds_per_stage`, which
+    has the bar, is the larger one: with nothing to do the flow asks DVC once for all stages, which by itself would flatter it.
     """
     from benchmarks.chaos.services import prefect_server
+    from benchmarks.finished import copy_finished
     from flows.orchestration.graph import read_stages
 
-    stages = len(read_stages(finished))
+    copied = copy_finished(finished, (folder / "noop").resolve())
+    stages = len(read_stages(copied))
     service, address = prefect_server((folder / "server").resolve())
     env = {**environment(), "PREFECT_API_URL": address}
     commands = {
         "noop": [sys.executable, "-m", "dvc", "repro"],
         "plan": [sys.executable, "-m", "flows.pipeline", "--plan"],
-        "flow": [sys.executable, "-m", "flows.pipeline"],
-        "restore": [sys.executable, "-m", "dvc", "repro"],
-        "restoring_flow": [sys.executable, "-m", "flows.pipeline"],
+        "flow_noop": [sys.executable, "-m", "flows.pipeline"],
+        "restoring": [sys.executable, "-m", "dvc", "repro"],
+        "flow_restoring": [sys.executable, "-m", "flows.pipeline"],
     }
     taken: dict[str, list[float]] = {name: [] for name in commands}
     service.start()
     try:
         for turn in range(_REPEATED + 1):
             for name, command in commands.items():
-                if "restor" in name:
-                    _clear(finished)
-                seconds = seconds_of(command, finished, env)
+                if "restoring" in name:
+                    _clear(copied)
+                seconds = seconds_of(command, copied, env)
                 if turn:
                     taken[name].append(seconds)
     finally:
         service.stop()
+        shutil.rmtree(copied, ignore_errors=True)
     middle = {name: statistics.median(values) for name, values in taken.items()}
-    return {
-        "stages": stages,
-        "noop_seconds": round(middle["noop"], 3),
-        "plan_seconds": round(middle["plan"], 3),
-        "flow_seconds": round(middle["flow"], 3),
-        "flow_noop_seconds_per_stage": round((middle["flow"] - middle["noop"]) / stages, 3),
-        "restore_seconds": round(middle["restore"], 3),
-        "restoring_flow_seconds": round(middle["restoring_flow"], 3),
-        "flow_seconds_per_stage": round((middle["restoring_flow"] - middle["restore"]) / stages, 3),
+    added = {name: (middle[f"flow_{name}"] - middle[name]) / stages for name in ("noop", "restoring")}
+    found = {
+        **{f"{name}_seconds": seconds for name, seconds in middle.items()},
+        **{f"flow_{name}_seconds_per_stage": seconds for name, seconds in added.items()},
+        "flow_seconds_per_stage": max(added.values()),
     }
+    return {"stages": stages, **{name: round(seconds, 3) for name, seconds in found.items()}}
 
 
 def _clear(workspace: Path) -> None:
-    """Delete what DVC's cache can bring back."""
-    import yaml
+    """Delete what DVC restores."""
+    from benchmarks.finished import restorable
 
-    described = yaml.safe_load((workspace / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    for output in (entry for stage in described.values() for entry in stage.get("outs", [])):
-        if isinstance(output, str):
-            path = workspace / output
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    for output in (name for outputs in restorable(workspace).values() for name in outputs):
+        path = workspace / output
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def missed(figures: Mapping[str, float]) -> list[str]:
@@ -141,6 +133,7 @@ def missed(figures: Mapping[str, float]) -> list[str]:
     ]
 
 
+@terminating()
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line: 0 when every figure is under its bar, 1 when one is not, 2 for something to mend."""
     parser = argparse.ArgumentParser(
@@ -154,7 +147,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--finished",
         type=Path,
-        help="noop, pages, screens: a workspace in which everything has run (default: one in smoke size is made)",
+        help="noop, pages, screens: a workspace in which everything has run; noop and pages only read it, screens judges "
+        "its model with flows.promote (default: one in smoke size is made)",
     )
     parser.add_argument(
         "--pictures", type=Path, help="screens: where the pictures go (default: `pictures` in the workspace)"
@@ -183,8 +177,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise InkwellError(f"--{name} {unknown}: known are {', '.join(known)}.")
         if arguments.runs < 1 or arguments.smoke_every < 0:
             raise InkwellError("--runs has to be at least 1, --smoke-every at least 0.")
+        if "screens" in only:
+            chromium()  # told now, and not when the other parts have been measured
         folder = arguments.workspace.resolve()
-        _check(only, kinds, folder)
+        if "chaos" in only:
+            series.check(kinds, folder / "chaos")
         found: dict[str, Any] = {}
         for name in [part for part in PARTS if part in only and part != "chaos"]:
             print(name, flush=True)
@@ -212,16 +209,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"  {why}", flush=True)
     print(json.dumps({**found, "bars_missed": len(beyond)}))
     return 1 if beyond else 0
-
-
-def _check(only: Sequence[str], kinds: Sequence[str], folder: Path) -> None:
-    """What the parts need and this machine may lack is told before the first of them."""
-    if "screens" in only:
-        from benchmarks.browser import chromium
-
-        chromium()
-    if "chaos" in only:
-        series.check(kinds, folder / "chaos")
 
 
 def _measured(name: str, folder: Path, given: Path | None, pictures: Path | None) -> dict[str, Any]:

@@ -20,8 +20,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.commands import seconds_of
 from components.errors import InkwellError
-from flows.processes import Command, environment
+from flows.processes import environment
 
 ROOT = Path(__file__).parents[1]
 RUNS, VERSIONS = 500, 100
@@ -60,7 +61,7 @@ def measure(finished_workspace: Path, folder: Path) -> dict[str, float]:
     env = {**environment(), "INKWELL_TRACKING": "off", "PYTHONPATH": str(ROOT)}
     found: dict[str, float] = {}
     for name, command in commands.items():
-        taken = [_seconds_of(command, workspace, env) for _ in range(_TIMES + 1)]
+        taken = [seconds_of(command, workspace, env, patience=_PATIENCE) for _ in range(_TIMES + 1)]
         found[name] = round(statistics.median(taken[1:]), 3)  # the first one fills the caches
     return {**found, "registry_runs": runs, "registry_versions": versions}
 
@@ -248,15 +249,3 @@ def _document(workspace: Path) -> str:
     if not len(trained):
         raise InkwellError(f"{workspace / 'data' / 'clean'} has no training documents.")
     return str(trained[0].as_py())
-
-
-def _seconds_of(command: Sequence[str], folder: Path, env: Mapping[str, str]) -> float:
-    began = time.monotonic()
-    with Command(command, folder, env, together=True) as running:
-        running.end_after(_PATIENCE)
-        said = list(running.lines())
-        status = running.wait()
-    taken = time.monotonic() - began
-    if status:
-        raise InkwellError(f"{' '.join(command[1:4])} ended with status {status}: {' '.join(said)[-300:]}")
-    return taken

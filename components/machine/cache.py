@@ -17,6 +17,7 @@ from typing import Any
 from components.atomic import atomic_file
 
 _FORMAT = 1  # of what is kept; a change makes older files void
+_passing: dict[Path, dict[str, Any]] = {}  # what holds for this process only, by the file that it is not written to
 
 
 def machine_identity() -> dict[str, Any]:
@@ -51,16 +52,25 @@ def processor() -> str:
 
 def recall(name: str, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     """What was remembered under this name and identity; None where there is nothing, or nothing that can be read."""
+    file = _file(name, identity)
+    if file in _passing:
+        return _passing[file]
     try:
-        saved = json.loads(_file(name, identity).read_text(encoding="utf-8"))
+        saved = json.loads(file.read_text(encoding="utf-8"))
         found = saved["found"] if saved["identity"] == _plain(identity) else None
     except (OSError, ValueError, LookupError, TypeError):
         return None
     return found if isinstance(found, dict) else None
 
 
-def remember(name: str, identity: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """Keep it in the user's cache, atomically. A cache that cannot be written costs the next run a calibration, no more."""
+def remember(name: str, identity: Mapping[str, Any], found: Mapping[str, Any], lasting: bool = True) -> None:
+    """Keep it in the user's cache, atomically. A cache that cannot be written costs the next run a calibration, no more.
+
+    lasting: False keeps it for this process only, so that it does not decide one way now and another in a minute.
+    """
+    if not lasting:
+        _passing[_file(name, identity)] = _plain(found)
+        return
     try:
         with atomic_file(_file(name, identity)) as temporary:
             temporary.write_text(json.dumps({"identity": identity, "found": found}, indent=1) + "\n", encoding="utf-8")

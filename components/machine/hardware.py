@@ -195,10 +195,11 @@ def _precision(device: str, facts: Mapping[str, float]) -> str:
 
 
 def _facts(device: str) -> dict[str, float]:
-    """What does not depend on the model, measured once a machine; two seconds or so. Nothing for other devices than processors.
+    """What does not depend on the model, measured once a machine; two or three seconds. Nothing for other devices than processors.
 
     onednn, bf16: gains of products, see `components.machine.precision`; rate: operations a second of those that pay; allocator: the
-    gain where memory is fresh, see `components.machine.allocator`, 0 where there is none.
+    gain where memory is fresh, see `components.machine.allocator`, 0 where there is none. What is measured while others keep the
+    machine busy is used by this process and measured anew by the next.
     """
     if device != "cpu":
         return {}
@@ -206,18 +207,22 @@ def _facts(device: str) -> dict[str, float]:
 
     from components.machine.allocator import gain, remember_gain
     from components.machine.cache import recall, remember
+    from components.machine.interference import interference
 
     identity = _here()
     known = recall("machine", identity) or {}
     if all(isinstance(known.get(name), int | float) for name in ("onednn", "bf16", "rate", "allocator")):
         return known
+    busy = interference(available_cores()).busy
     onednn = formats.onednn_gain()
     bf16 = formats.bf16_gain(onednn > formats.WORTH)
     with formats.float32_by_onednn(onednn > formats.WORTH):
         rate = formats.product_rate(torch.bfloat16 if bf16 > formats.WORTH else torch.float32)
     found = {"onednn": onednn, "bf16": bf16, "rate": rate, "allocator": gain() or 0.0}
-    remember("machine", identity, found)
-    remember_gain(found["allocator"])
+    busy = busy or interference(available_cores()).busy  # it may have begun meanwhile
+    remember("machine", identity, found, lasting=not busy)
+    if not busy:
+        remember_gain(found["allocator"])
     return found
 
 

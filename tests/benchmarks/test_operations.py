@@ -6,9 +6,11 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ from benchmarks.chaos.trials import trials
 from benchmarks.operations import BARS, main, missed
 from components.errors import InkwellError
 from flows.orchestration.graph import Stage
+from flows.processes import environment
+from tests.processes import alive_in
 from tests.tiny_corpus import poems
 
 
@@ -239,7 +243,6 @@ def test_tracking_is_switched_on_and_no_other_parameter_changes(tmp_path: Path) 
 
 def test_records_that_wait_or_are_there_twice_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from components.tracking.delivery import mlflow_client
-    from flows.processes import environment
 
     (tmp_path / ".inkwell").mkdir()
     client = mlflow_client(f"sqlite:///{(tmp_path / '.inkwell' / 'mlflow.db').as_posix()}")
@@ -288,50 +291,148 @@ def test_a_figure_that_is_not_under_its_bar_is_told() -> None:
     assert (BARS["noop_seconds"], BARS["plan_seconds"], BARS["flow_seconds_per_stage"]) == (3, 2, 1.5)
 
 
-@pytest.mark.timeout(900)
-def test_what_the_flow_costs_is_measured_and_judged(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from benchmarks import operations
-    from flows.processes import environment
-
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    """A workspace of three stages that have run; who has run stands in the file `ran` beside it. DVC restores `a` and `b`, and never `c`."""
     root, folder = Path(__file__).parents[2], tmp_path / "finished"
     for name in ("components", "flows"):
         shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    stages = {
+    script = "import sys; [open(name, mode).write(sys.argv[1]) for name, mode in zip(sys.argv[2:], 'wa')]"
+    stages: dict[str, Any] = {
         name: {
-            "cmd": f"python -c \"open('{name}.txt', 'w').write('{name}')\"",
+            "cmd": f'python -c "{script}" {name} {name}.txt {tmp_path / "ran"}',
             "deps": ["in.txt"],
             "outs": [f"{name}.txt"],
         }
-        for name in ("a", "b")
+        for name in ("a", "b", "c")
     }
+    stages["c"]["outs"] = [{"c.txt": {"cache": False}}]
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     (folder / "in.txt").write_text("in")
     for arguments in (["init", "--no-scm", "-q"], ["repro", "-q"]):
         subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, env=environment(), check=True)
+    assert sorted((tmp_path / "ran").read_text()) == ["a", "b", "c"]
+    return folder
+
+
+def _state(folder: Path) -> dict[Path, tuple[int, int]]:
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(folder.rglob("*"))}
+
+
+@pytest.mark.timeout(900)
+def test_what_the_flow_costs_is_measured_and_judged_and_the_workspace_is_left_alone(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import operations
+
     monkeypatch.setattr(operations, "_REPEATED", 1)
     # As slow as it is on this machine, the plan is not instant: a bar of nothing is missed.
     monkeypatch.setattr(
         operations, "BARS", {**BARS, "noop_seconds": 600, "flow_seconds_per_stage": 600, "plan_seconds": 0}
     )
-    status = main(["--only", "noop", "--finished", str(folder), "--workspace", str(tmp_path / "operations")])
+    before = _state(finished)
+    status = main(["--only", "noop", "--finished", str(finished), "--workspace", str(tmp_path / "operations")])
+    assert _state(finished) == before
+    assert len((tmp_path / "ran").read_text()) == 3, "a stage has run, and was to be restored or left as it is"
     lines = capsys.readouterr().out.splitlines()
     found = json.loads(lines[-1])
-    assert (status, found["bars_missed"], found["stages"]) == (1, 1, 2)
+    assert (status, found["bars_missed"], found["stages"]) == (1, 1, 3)
     assert any("plan_seconds is" in line and "has to be under 0" in line for line in lines)
     assert 0 < found["plan_seconds"] < 600
-    assert found["flow_seconds_per_stage"] == pytest.approx(
-        (found["restoring_flow_seconds"] - found["restore_seconds"]) / 2, abs=0.01
+    for name in ("noop", "restoring"):
+        assert found[f"flow_{name}_seconds_per_stage"] == pytest.approx(
+            (found[f"flow_{name}_seconds"] - found[f"{name}_seconds"]) / 3, abs=0.01
+        )
+    assert found["flow_seconds_per_stage"] == max(
+        found["flow_noop_seconds_per_stage"], found["flow_restoring_seconds_per_stage"]
     )
-    assert {"noop_seconds", "flow_seconds", "flow_noop_seconds_per_stage"} <= found.keys()
+
+
+def _cached(workspace: Path, output: str) -> Path:
+    stages = yaml.safe_load((workspace / "dvc.lock").read_text())["stages"].values()
+    value = next(out["md5"] for stage in stages for out in stage["outs"] if out["path"] == output)
+    return workspace / ".dvc" / "cache" / "files" / "md5" / value[:2] / value[2:]
+
+
+def _lose(workspace: Path) -> None:
+    _cached(workspace, "a.txt").unlink()
+
+
+def _damage(workspace: Path) -> None:
+    file = _cached(workspace, "a.txt")
+    file.chmod(0o644)
+    file.write_text("b")
+    file.chmod(0o444)
+
+
+def _change(workspace: Path) -> None:
+    (workspace / "in.txt").write_text("other")
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (_lose, "a.txt is not in DVC's cache"),
+        (_damage, "a.txt is damaged in DVC's cache"),
+        (_change, "a (in.txt modified)"),
+    ],
+)
+def test_a_workspace_that_could_not_be_restored_is_refused_and_left_alone(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], harm: Callable[[Path], None], words: str
+) -> None:
+    harm(finished)
+    before = _state(finished)
+    assert main(["--only", "noop", "--finished", str(finished), "--workspace", str(tmp_path / "operations")]) == 2
+    assert words in capsys.readouterr().err
+    assert _state(finished) == before
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 130), (signal.SIGKILL, -9)])
+def test_a_benchmark_that_is_ended_leaves_no_command_behind(tmp_path: Path, number: int, status: int) -> None:
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from benchmarks import operations\n"
+        "from flows.processes import environment\n"
+        "sleep = [sys.executable, '-c', 'import time; time.sleep(600)']\n"
+        "place = Path(sys.argv[1])\n"
+        "operations._measured = lambda *_: {'seconds': operations.seconds_of(sleep, place / 'at_work', environment())}\n"
+        "sys.exit(operations.main(['--only', 'noop', '--workspace', str(place)]))\n"
+    )
+    place = tmp_path / "at_work"
+    place.mkdir()
+    benchmark = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not any("import time; time.sleep(600)" in command for command in alive_in(place)):
+            assert benchmark.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        benchmark.send_signal(number)
+        assert benchmark.wait(30) == status
+    finally:
+        benchmark.kill()
+        benchmark.wait()
+    deadline = time.monotonic() + 20
+    while alive_in(place):
+        assert time.monotonic() < deadline, "the command has outlived the benchmark"
+        time.sleep(0.2)
+
+
+def test_a_missing_browser_is_told_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["--only", "noop,screens", "--workspace", str(tmp_path / "operations")]) == 2
+    assert "Chromium is not installed" in capsys.readouterr().err
+    assert not (tmp_path / "operations").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--only", "nothing"], "known are noop, pages, screens, chaos"),
-        (["--only", "screens", "--finished", "nowhere"], "nothing has run there"),
+        (["--only", "pages", "--finished", "nowhere"], "nothing has run there"),
         (["--faults", "rain"], "known are stage"),
         (["--runs", "0"], "at least 1"),
     ],

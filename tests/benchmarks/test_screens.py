@@ -18,13 +18,14 @@ PAGES = {
     "/whole": "<!doctype html><link rel='icon' href='data:,'><p id='p'></p><script>setTimeout(() => p.textContent = 'It has come', 700)</script>",
     "/lacking": "<!doctype html><link rel='icon' href='data:,'><p>Here</p><script src='/nowhere.js'></script>"
     "<script>console.error('a complaint'); setTimeout(() => { throw new Error('a mistake') })</script>",
+    "/accounts": "<!doctype html><link rel='icon' href='data:,'><p>Here</p><script>fetch('/users/current'); fetch('/users/others')</script>",
     "/outward": "<!doctype html><link rel='icon' href='data:,'><p>Here</p><img src='http://elsewhere.example/picture.png'>",
 }
 
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[str]:
-    """A server with the three pages and nothing else."""
+    """A server with these pages and nothing else."""
 
     class Pages(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -63,6 +64,15 @@ def test_what_a_page_misses_is_named_and_one_page_does_not_colour_the_next(brows
     assert any("a mistake" in line for line in missing)
     assert len(missing) == 3
     assert browser.look(f"{site}/whole").missing == []
+
+
+def test_what_a_page_may_lack_is_not_counted_and_no_other_request_with_it(
+    browser: Browser, site: str, tmp_path: Path
+) -> None:
+    asked = "/users/current: status 404"
+    page = Screen("accounts", f"{site}/accounts", ("Here",), (asked,))
+    assert f"{site}{asked}" in browser.look(page.address, page.words).missing
+    assert photograph(browser, page, tmp_path) == [f"{site}/users/others: status 404"]
 
 
 def test_a_request_to_another_host_fails_and_is_seen(browser: Browser, site: str) -> None:

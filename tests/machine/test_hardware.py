@@ -18,7 +18,7 @@ import torch
 from components.configuration import Machine
 from components.errors import InkwellError
 from components.launch.processes import here, join_world
-from components.machine import allocator, calibration, cores, hardware, precision
+from components.machine import allocator, cache, calibration, cores, hardware, precision
 from components.machine.hardware import Choices, achieved, available_cores, choose_compile, decide
 from components.machine.interference import Interference, interference
 from components.training.optimizers import muon_and_adamw
@@ -35,19 +35,19 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def rates(monkeypatch: pytest.MonkeyPatch) -> dict[torch.dtype, float]:
-    """Rates of products that this machine is made to have; float32's through oneDNN are the same."""
-    known = {torch.bfloat16: 3e11, torch.float32: 1e11}
-    monkeypatch.setattr(precision, "product_rate", lambda dtype, *_: known[dtype])
-    monkeypatch.setattr("components.machine.allocator.gain", lambda: 2.0)
-    return known
-
-
-@pytest.fixture
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "components.machine.interference.interference", lambda threads: Interference(threads, 1.0, 0.0, 0.0)
     )
+
+
+@pytest.fixture
+def rates(monkeypatch: pytest.MonkeyPatch, quiet: None) -> dict[torch.dtype, float]:
+    """Rates of products that this machine, which nobody else uses, is made to have; float32's through oneDNN are the same."""
+    known = {torch.bfloat16: 3e11, torch.float32: 1e11}
+    monkeypatch.setattr(precision, "product_rate", lambda dtype, *_: known[dtype])
+    monkeypatch.setattr("components.machine.allocator.gain", lambda: 2.0)
+    return known
 
 
 class Counting:
@@ -186,6 +186,30 @@ def test_a_busy_machine_is_told_and_what_it_shows_is_not_remembered(
     asked = trial.asked
     decide(Machine(compile="off"), LONG, tmp_path / "b", trial)
     assert trial.asked == 2 * asked
+
+
+@pytest.mark.parametrize("shares", [(0.7,), (1.0, 0.7)])
+def test_what_a_busy_machine_shows_of_itself_holds_for_this_process_only(
+    rates: dict[torch.dtype, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shares: tuple[float, ...]
+) -> None:
+    """Busy when it begins to be measured, or busy when that ends."""
+    monkeypatch.setattr(cache, "_passing", {})
+    seen = iter(shares)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "components.machine.interference.interference", lambda threads: Interference(threads, next(seen), 1.1, 0.0)
+        )
+        rates[torch.bfloat16] = 1e9  # as it looks while others multiply
+        assert decide(Machine(), 1, tmp_path / "a").precision == "fp32"
+        assert list(seen) == []
+        rates[torch.bfloat16] = 3e11
+        assert decide(Machine(), 1, tmp_path / "b").precision == "fp32", "one process decides in one way"
+    assert list((tmp_path / "cache").rglob("*.json")) == []
+    assert allocator.remembered_gain() is None
+    cache._passing.clear()  # the next process, when it is quiet
+    assert decide(Machine(), 1, tmp_path / "c").precision == "bf16"
+    kept = {file.name.split("-")[0] for file in (tmp_path / "cache" / "calibration").iterdir()}
+    assert kept == {"machine", "allocator"}
 
 
 def test_a_starved_machine_gets_fewer_threads_and_no_trial(

@@ -192,6 +192,14 @@ def test_prefect_s_page_and_its_sockets_are_for_this_machine(prefect: Server) ->
     assert prefect.ask({**upgrade, "Host": "evil.example"}, path="/api/events/out")[0] in REFUSED
 
 
+def test_prefect_s_page_is_the_new_one_and_is_told_to_count_and_advertise_nothing(prefect: Server) -> None:
+    code, headers, _ = prefect.ask({"Accept": "text/html", "Sec-Fetch-Mode": "navigate"}, path="/")
+    assert (code, headers["location"]) == (307, "/v2/")
+    code, _, said = prefect.ask({}, path="/api/admin/settings")
+    server = json.loads(said)["server"]
+    assert (code, server["analytics_enabled"], server["ui"]["show_promotional_content"]) == (200, False, False)
+
+
 def test_prefect_s_server_takes_runs_of_a_client(prefect: Server, tmp_path: Path) -> None:
     script = (
         "from prefect import flow\n@flow\ndef small() -> int:\n    return 7\n"
