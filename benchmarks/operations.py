@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.browser import chromium
+from benchmarks.chaos import series
 from benchmarks.chaos.faults import FAULTS
 from benchmarks.commands import seconds_of
 from benchmarks.parts import Parts, digest
@@ -47,7 +48,7 @@ BARS: Mapping[str, float] = {
 }
 _REPEATED = 3
 _CODE = ("flows", "components", "conf", "dvc.yaml", "benchmarks/chaos", "benchmarks/operations.py")
-# What belongs to one part only: a change of it does not cost a night of chaos.
+# What belongs to one part only; the chaos has a list of its own, so that a change here does not cost a night.
 _MORE = {
     "noop": ("benchmarks/commands.py", "benchmarks/finished.py"),
     "pages": ("benchmarks/commands.py", "benchmarks/registry_pages.py"),
@@ -123,47 +124,6 @@ def _clear(workspace: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def chaos(parts: Parts, folder: Path, runs: int, seed: int, kinds: Sequence[str], smoke_every: int) -> dict[str, Any]:
-    """All runs, those of earlier processes counted; prints a line a run.
-
-    `chaos_runs` counts those in which something broke, `chaos_missed` those in which nothing did, however often it was tried.
-    """
-    from benchmarks.chaos.grounds import Grounds
-    from benchmarks.chaos.services import initdb
-    from benchmarks.chaos.trials import run_trial, trials
-
-    if "database" in kinds:
-        initdb()  # told now, and not when hours have passed
-    found: list[dict[str, Any]] = []
-    with Grounds(folder / "chaos") as grounds:
-        for trial in trials(runs, seed, kinds, smoke_every):
-            if not parts.has(trial.name):
-                size = "smoke" if trial.smoke else "tiny"
-                reference = parts.done(f"reference-{size}", partial(grounds.undisturbed, trial.smoke))
-                print(f"  {trial.name}: {trial.fault}", flush=True)
-                outcome = parts.done(trial.name, partial(run_trial, grounds, trial, reference))
-            else:
-                outcome = parts.read(trial.name)
-            found.append(outcome)
-            ended = "LOST" if outcome["lost"] else "finished" if outcome["struck"] else "nothing broke"
-            again = f", drawn {len(outcome['missed']) + 1} times" if outcome["missed"] else ""
-            print(
-                f"  {trial.name}: {trial.fault}, {ended} in {outcome['seconds']:.0f} s{again}; {'; '.join(outcome['story'])}",
-                flush=True,
-            )
-            for why in outcome["lost"]:
-                print(f"  {trial.name} ({trial.fault}) is lost: {why}", flush=True)
-    # One that is lost although nothing was broken is lost all the same.
-    counted = [outcome for outcome in found if outcome["struck"] or outcome["lost"]]
-    return {
-        "chaos_runs": len(counted),
-        "chaos_smoke_runs": sum(outcome["size"] == "smoke" for outcome in counted),
-        "chaos_lost": sum(bool(outcome["lost"]) for outcome in counted),
-        "chaos_missed": len(found) - len(counted),
-        "chaos_seconds": round(sum(outcome["seconds"] for outcome in found), 1),
-    }
-
-
 def missed(figures: Mapping[str, float]) -> list[str]:
     """What is not under its bar, a sentence each."""
     return [
@@ -202,6 +162,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=10,
         help="chaos: every how many runs one in smoke size; 0: none (default: %(default)s)",
     )
+    parser.add_argument(
+        "--again",
+        default="",
+        metavar="NAMES",
+        help="chaos: finished runs to run again, with commas: run-017, or `lost` for all that are lost",
+    )
     parser.add_argument("--fresh", action="store_true", help="forget what was measured before")
     arguments = parser.parse_args(argv)
     try:
@@ -214,7 +180,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "screens" in only:
             chromium()  # told now, and not when the other parts have been measured
         folder = arguments.workspace.resolve()
-        setting = {"seed": arguments.seed, "faults": "+".join(kinds), "smoke": arguments.smoke_every}
+        if "chaos" in only:
+            series.check(kinds, folder / "chaos")
         found: dict[str, Any] = {}
         for name in [part for part in PARTS if part in only and part != "chaos"]:
             print(name, flush=True)
@@ -227,8 +194,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             found |= Parts(folder / "parts", {"finished": of.name}, state, arguments.fresh).done(name, measured)
         if "chaos" in only:
             print("chaos", flush=True)
-            parts = Parts(folder / "parts", setting, digest(_CODE), arguments.fresh)
-            found |= chaos(parts, folder, arguments.runs, arguments.seed, kinds, arguments.smoke_every)
+            setting = {"seed": arguments.seed, "faults": "+".join(kinds), "smoke": arguments.smoke_every}
+            parts = Parts(folder / "parts", setting, digest(series.CODE), arguments.fresh)
+            series.forget(parts, [name for name in arguments.again.split(",") if name])
+            found |= series.chaos(parts, folder, arguments.runs, arguments.seed, kinds, arguments.smoke_every)
     except InkwellError as error:
         print(f"operations: {error}", file=sys.stderr)
         return 2

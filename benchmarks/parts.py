@@ -57,6 +57,11 @@ class Parts:
             self._known[name] = json.loads(self._file(name).read_text(encoding="utf-8"))
         return self._known[name]
 
+    def forget(self, name: str) -> None:
+        """Measure a part anew when it is asked for again."""
+        self._known.pop(name, None)
+        self._file(name).unlink(missing_ok=True)
+
     def names(self, pattern: str) -> list[str]:
         """Names of finished parts that a glob matches, sorted."""
         return sorted(path.name.removesuffix(".json") for path in self.folder.glob(f"{pattern}.json"))

@@ -83,6 +83,23 @@ def kill_service(workspace: Path, moment: Moment, alive: Callable[[], bool], ser
     return Strike(True, f"{service.name} killed {moment.delay:.1f} s into {moment.stage}")
 
 
+def kill_isolated(workspace: Path, stage: str) -> bool:
+    """SIGKILL to the process that runs `stage` in a clone, as when its machine dies; whether there was one."""
+    import psutil
+
+    for process in psutil.process_iter():
+        try:
+            words = process.cmdline()
+            if words[1:3] != ["-m", "flows.placement.worker"] or stage not in words:
+                continue
+            if Path(process.cwd()).is_relative_to(workspace.resolve()):
+                process.kill()
+                return True
+        except (psutil.Error, OSError):
+            continue
+    return False
+
+
 def damage_cache(workspace: Path, output: str, rng: random.Random) -> str:
     """Change a byte in the middle of a file from which DVC would restore `output`; what was done, in words.
 

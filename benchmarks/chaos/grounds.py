@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -11,9 +10,9 @@ from pathlib import Path
 
 from benchmarks.chaos.disk import allocated, release
 from benchmarks.chaos.services import Service, mlflow_server, postgres, prefect_server
-from benchmarks.chaos.soundness import end_all_in, hashes
+from benchmarks.chaos.soundness import MARK, end_all_in, hashes
 from components.errors import InkwellError
-from flows.processes import environment
+from flows.processes import Command, environment
 from flows.workspace import make_workspace
 
 TINY = ("corpus=tang", "size=smoke", "ingest.limit=600", "tokenizer.vocabulary=2048", "pretrain.steps=12",
@@ -34,6 +33,7 @@ class Grounds:
         self._database: tuple[Service, Service, str] | None = None
 
     def __enter__(self) -> Grounds:
+        end_all_in(self.folder)  # of a benchmark that was killed
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -74,17 +74,12 @@ class Grounds:
         """Hashes of a run in which nothing breaks; made by plain `dvc repro`, without the flow."""
         # With the code of now: what an earlier state of it left runs again where it has to.
         folder = _refreshed(self.reference(smoke), smoke)
-        done = subprocess.run(
-            [sys.executable, "-m", "dvc", "repro", *targets(smoke)],
-            cwd=folder,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise InkwellError(f"the undisturbed run in {folder} failed: {' '.join(done.stdout.split())[-400:]}")
+        command = [sys.executable, "-m", "dvc", "repro", *targets(smoke)]
+        with Command(command, folder, {**environment(), MARK: "1"}, together=True) as running:
+            said = " ".join(running.lines())
+            status = running.wait()
+        if status:
+            raise InkwellError(f"the undisturbed run in {folder} failed: {' '.join(said.split())[-400:]}")
         return hashes(folder)
 
     def seconds(self, smoke: bool) -> Mapping[str, float]:
@@ -102,7 +97,7 @@ class Grounds:
     def fresh(self, name: str, smoke: bool) -> Path:
         """A workspace of that name in which nothing has run; what an earlier one of that name left is gone."""
         folder = self.folder / name
-        end_all_in(folder)  # of a benchmark that was killed
+        end_all_in(folder)  # of an earlier draw, or of a benchmark that was killed
         release(folder)
         shutil.rmtree(folder, ignore_errors=True)
         template = _refreshed(self.folder / ("template-smoke" if smoke else "template-tiny"), smoke)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from benchmarks.chaos.services import Service
 from benchmarks.chaos.soundness import MARK, at_work
 from components.errors import InkwellError
+from flows.processes import kept
 
 _PATIENCE = 1800.0  # seconds that one attempt may take: a pipeline that hangs counts as lost
 _REPORTED = 15.0  # seconds in which a run whose process has ended is known to the server to have ended
@@ -35,7 +36,7 @@ class Attempt(Protocol):
 
 
 class Pipeline:
-    """`python -m flows.pipeline` in a workspace, its output kept in a file beside it."""
+    """`python -m flows.pipeline` in a workspace, its output kept in a file beside it. It ends with this process, however that ends."""
 
     def __init__(
         self,
@@ -56,10 +57,10 @@ class Pipeline:
             self._writer = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=written, start_new_session=True)
         assert self._writer.stdin is not None
         self.process = subprocess.Popen(
-            command,
+            kept(command),
             cwd=workspace,
             env={**env, MARK: "1"},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # its end tells the keeper that this process has died
             stdout=self._writer.stdin,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -75,8 +76,10 @@ class Pipeline:
         try:
             return self.process.wait(_PATIENCE)
         except subprocess.TimeoutExpired:
-            self.process.kill()
             raise InkwellError(f"the pipeline did not end in {_PATIENCE / 60:.0f} minutes ({self.log})") from None
+        finally:
+            if self.process.stdin:  # one that hangs is ended by its keeper
+                self.process.stdin.close()
 
     def said(self) -> str:
         """Everything that it wrote, as far as what it started lets go of its output within some seconds."""

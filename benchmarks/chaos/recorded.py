@@ -31,10 +31,12 @@ def faults_of_records(
     stages: Collection[str],
     uri: str | None = None,
     perhaps_twice: Collection[str] = (),
+    perhaps_none: bool = False,
 ) -> list[str]:
     """What is wrong with the records, a sentence each: something waits, is there twice or never ended, or a stage has none.
 
-    A stage has one run that finished; one of `perhaps_twice` (killed: perhaps after its last word) may have two.
+    A stage has one run that finished; one of `perhaps_twice` (killed: perhaps after its last word) may have two. With `perhaps_none` it may
+    have none: what kept the records was what broke.
     """
     deadline = time.monotonic() + _PATIENCE
     while True:
@@ -52,26 +54,31 @@ def faults_of_records(
         time.sleep(2)
     wrong = [] if told.returncode == 0 else [f"MLflow's records wait: {' '.join(told.stdout.split())[-200:]}"]
     try:
-        return wrong + _looked_at(workspace, experiment, stages, uri, perhaps_twice)
+        return wrong + _looked_at(workspace, experiment, stages, uri, perhaps_twice, perhaps_none)
     except Exception as error:  # MLflow's, of its server or of its database
         return [*wrong, f"MLflow cannot be asked: {type(error).__name__}: {' '.join(str(error).split())[:200]}"]
 
 
 def _looked_at(
-    workspace: Path, experiment: str, stages: Collection[str], uri: str | None, perhaps_twice: Collection[str]
+    workspace: Path,
+    experiment: str,
+    stages: Collection[str],
+    uri: str | None,
+    perhaps_twice: Collection[str],
+    perhaps_none: bool,
 ) -> list[str]:
     from components.tracking.delivery import mlflow_client
 
     client = mlflow_client(uri or f"sqlite:///{(workspace / '.inkwell' / 'mlflow.db').absolute().as_posix()}")
     found = client.get_experiment_by_name(experiment)
     if found is None:
-        return [f"MLflow knows no experiment {experiment}"]
+        return [] if perhaps_none else [f"MLflow knows no experiment {experiment}"]
     runs = client.search_runs([found.experiment_id], "tags.`inkwell.kind` = 'step'", max_results=1000)
     records = Counter(run.data.tags["inkwell.record"] for run in runs)
     wrong = [f"MLflow holds the record {name} {count} times" for name, count in records.items() if count > 1]
     wrong += [f"MLflow: {run.data.tags['stage']} never ended" for run in runs if run.info.status == "RUNNING"]
     finished = Counter(run.data.tags["stage"] for run in runs if run.info.status == "FINISHED")
     for stage in stages:
-        if not 1 <= finished[stage] <= (2 if stage in perhaps_twice else 1):
+        if not (0 if perhaps_none else 1) <= finished[stage] <= (2 if stage in perhaps_twice else 1):
             wrong.append(f"MLflow holds {finished[stage]} finished runs of {stage}")
     return wrong

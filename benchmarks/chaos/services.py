@@ -82,10 +82,18 @@ def listens(port: int) -> bool:
         return asked.connect_ex(("127.0.0.1", port)) == 0
 
 
-def prefect_server(folder: Path, database: str | None = None) -> tuple[Service, str]:
-    """A Prefect server on SQLite in `folder`, or on `database`; the service and its API's address."""
+def well(address: str) -> bool:
+    """Whether the server at `address` says that it is well. Asked without the proxies of the environment: it is on this machine."""
     import httpx
 
+    try:
+        return httpx.get(f"{address}/health", timeout=2, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def prefect_server(folder: Path, database: str | None = None) -> tuple[Service, str]:
+    """A Prefect server on SQLite in `folder`, or on `database`; the service and its API's address."""
     set_environment()
     port = free_port()
     address = f"http://127.0.0.1:{port}/api"
@@ -95,15 +103,8 @@ def prefect_server(folder: Path, database: str | None = None) -> tuple[Service, 
         "PREFECT_API_DATABASE_CONNECTION_URL": database or f"sqlite+aiosqlite:///{folder / 'prefect.db'}",
     }
     env.pop("PREFECT_API_URL", None)
-
-    def ready() -> bool:
-        try:
-            return httpx.get(f"{address}/health", timeout=2).status_code == 200
-        except httpx.HTTPError:
-            return False
-
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    return Service("prefect-server", folder, command, env, ready), address
+    return Service("prefect-server", folder, command, env, lambda: well(address)), address
 
 
 def initdb() -> str:
@@ -116,6 +117,19 @@ def initdb() -> str:
     return found
 
 
+def check_reachable(folder: Path) -> None:
+    """InkwellError where this is root and the user postgres, as whom the database has to run, cannot enter `folder`."""
+    own = _as_postgres()
+    if own and subprocess.run([*own, "test", "-x", str(folder)], capture_output=True, check=False).returncode:
+        raise InkwellError(
+            f"the user postgres cannot enter {folder}: choose a --workspace that all users can reach, or leave the fault `database` out (--faults)."
+        )
+
+
+def _as_postgres() -> list[str]:
+    return ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []  # it refuses to run as root
+
+
 def postgres(folder: Path) -> tuple[Service, str]:
     """Debian's PostgreSQL with its data in `folder`, made where there are none; the service and the address for Prefect.
 
@@ -123,17 +137,14 @@ def postgres(folder: Path) -> tuple[Service, str]:
     """
     maker, data, port = initdb(), folder / "postgres", free_port()
     folder.mkdir(parents=True, exist_ok=True)
-    own = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []  # it refuses to run as root
+    own = _as_postgres()
     if not data.exists():
         fresh = folder / "postgres.new"  # a database whose making was killed would never start
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
         if own:
             shutil.chown(fresh, "postgres")
-            if not subprocess.run([*own, "test", "-x", str(fresh)], check=False).returncode == 0:
-                raise InkwellError(
-                    f"the user postgres cannot enter {fresh}: choose a --workspace that all users can reach."
-                )
+            check_reachable(fresh)
         made = subprocess.run(
             [*own, maker, "-D", str(fresh), "--auth=trust", "--username=inkwell", "--encoding=UTF8", "--locale=C"],
             cwd="/",
@@ -152,8 +163,6 @@ def postgres(folder: Path) -> tuple[Service, str]:
 
 def mlflow_server(folder: Path, database: str, artifacts: str) -> tuple[Service, str]:
     """An MLflow server over `database` (an SQLAlchemy address), with its log in `folder`; the service and its address."""
-    import httpx
-
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     command = [
@@ -162,14 +171,7 @@ def mlflow_server(folder: Path, database: str, artifacts: str) -> tuple[Service,
     ]
     # Its own jobs would be eight processes more.
     env = {**environment(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-
-    def ready() -> bool:
-        try:
-            return httpx.get(f"{address}/health", timeout=2).status_code == 200
-        except httpx.HTTPError:
-            return False
-
-    return Service("mlflow-server", folder, command, env, ready), address
+    return Service("mlflow-server", folder, command, env, lambda: well(address)), address
 
 
 def object_store(folder: Path) -> tuple[Service, str]:

@@ -10,11 +10,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.chaos.disturbances import DISTURBANCES, Scene, last_words
+from benchmarks.chaos.disturbances import DISTURBANCES
 from benchmarks.chaos.faults import pick
 from benchmarks.chaos.grounds import Grounds, targets
+from benchmarks.chaos.scene import Scene, last_words
 from benchmarks.chaos.soundness import end_all_in, faults_of, orphans
 from components.errors import InkwellError
+from flows.orchestration.sentences import kind_and_words
 
 RESTARTS = 3
 DRAWS = 4
@@ -52,7 +54,8 @@ def run_trial(grounds: Grounds, trial: Trial, expected: Mapping[str, str]) -> di
     """Run it and tell what happened: `lost` names what was wrong at the end, empty when nothing was.
 
     A fault that broke nothing is drawn again, from the second time on right at a stage's beginning; `missed` tells of those draws. When none
-    has struck, `struck` is False, and the run proves nothing. The workspace of a lost trial is kept for a look; that of a good one is removed.
+    has struck, `struck` is False, and the run proves nothing; but a pipeline that fails by itself is lost. The workspace of a lost trial is kept
+    for a look; that of a good one is removed.
     """
     began = time.monotonic()
     missed: list[str] = []
@@ -88,11 +91,13 @@ def _drawn(grounds: Grounds, trial: Trial, draw: int, expected: Mapping[str, str
             strike = DISTURBANCES[trial.fault](scene)
             struck = strike.struck
             scene.story.insert(0, strike.words)
-            if struck:
-                lost += _finish(scene, expected)
-        except InkwellError as error:
-            lost.append(str(error))
+            lost += _finish(scene, expected) if struck else _spared(scene, expected)
+        except Exception as error:  # a server's, a client's: the trials behind it still run
+            lost.append(str(error) if isinstance(error, InkwellError) else kind_and_words(error))
             end_all_in(workspace)  # it must not disturb the next one
+        except BaseException:
+            end_all_in(workspace)
+            raise
         if lost and scene.disk:
             scene.disk.give_back()
     if not lost:
@@ -113,7 +118,18 @@ def _finish(scene: Scene, expected: Mapping[str, str]) -> list[str]:
         wrong += [f"after status {status} still at work: {command[:200]}" for command in orphans(scene.workspace)]
     else:
         wrong.append(f"not finished after {RESTARTS + 1} attempts: {scene.story[-1]}")
-    wrong += faults_of(scene.workspace, expected, targets(scene.smoke))
+    return wrong + _looked_at(scene, expected)
+
+
+def _spared(scene: Scene, expected: Mapping[str, str]) -> list[str]:
+    """What is wrong with a run in which nothing was broken, a sentence each: nothing of the fault excuses it."""
+    if scene.status:
+        return [f"nothing was broken, and {scene.story[-1]}"]
+    return _looked_at(scene, expected)
+
+
+def _looked_at(scene: Scene, expected: Mapping[str, str]) -> list[str]:
+    wrong = faults_of(scene.workspace, expected, targets(scene.smoke))
     for check in scene.checks:
         wrong += check()
     return wrong

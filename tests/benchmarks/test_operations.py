@@ -10,8 +10,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +24,19 @@ import yaml
 from benchmarks.chaos import grounds as chaos
 from benchmarks.chaos.disk import SmallDisk, allocated, release
 from benchmarks.chaos.disturbances import DISTURBANCES
-from benchmarks.chaos.faults import FAULTS, Moment, damage_cache, kill_stage, pick
+from benchmarks.chaos.faults import FAULTS, Moment, damage_cache, kill_isolated, kill_stage, pick
 from benchmarks.chaos.recorded import faults_of_records, track
-from benchmarks.chaos.services import listens
+from benchmarks.chaos.series import forget
+from benchmarks.chaos.services import listens, well
 from benchmarks.chaos.soundness import MARK, end_all_in, half_written, hashes, orphans
-from benchmarks.chaos.trials import trials
+from benchmarks.chaos.trials import Trial, run_trial, trials
 from benchmarks.operations import BARS, main, missed
+from benchmarks.parts import Parts
 from components.errors import InkwellError
 from flows.orchestration.graph import Stage
 from flows.processes import environment
+from tests.infra.reading import tool
+from tests.loopback import listening
 from tests.processes import alive_in
 from tests.tiny_corpus import poems
 
@@ -92,6 +99,42 @@ def test_a_stage_that_has_ended_or_never_came_was_not_killed(tmp_path: Path) -> 
     found = kill_stage(tmp_path, Moment("ends", f"python -c {short!r}", 3.0), lambda: sleeper.poll() is None)
     assert not found.struck, found.words
     assert sleeper.wait(10) == 0
+
+
+def test_the_worker_of_a_stage_is_killed_and_no_other(tmp_path: Path) -> None:
+    package = tmp_path / "flows" / "placement"
+    package.mkdir(parents=True)
+    for folder in (package.parent, package):
+        (folder / "__init__.py").touch()
+    (package / "worker.py").write_text("import time; time.sleep(60)", encoding="utf-8")
+    command = [sys.executable, "-m", "flows.placement.worker", "--stage"]
+    first, second = (subprocess.Popen([*command, stage], cwd=tmp_path) for stage in ("ingest", "tag"))
+    try:
+        assert not kill_isolated(tmp_path, "clean")
+        assert not kill_isolated(tmp_path / "flows", "tag")  # it works elsewhere
+        assert kill_isolated(tmp_path, "tag")
+        assert second.wait(10) == -9
+        assert first.poll() is None
+    finally:
+        for worker in (first, second):
+            worker.kill()
+            worker.wait()
+
+
+def test_a_server_of_this_machine_is_not_asked_by_way_of_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Health(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/health" else 404)
+            self.end_headers()
+
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with listening(Health) as address:
+        assert well(address)
+        assert not well(f"{address}/elsewhere")
+    assert not well(address)
 
 
 def test_a_server_of_the_trials_ends_with_the_benchmark_and_can_be_killed_and_started_again(tmp_path: Path) -> None:
@@ -231,6 +274,102 @@ def test_a_killed_worker_and_a_killed_tracking_server_lose_nothing(
     assert "mlflow-server killed" in said
 
 
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A folder that the user postgres can enter, which those of pytest are not."""
+    with tempfile.TemporaryDirectory(prefix="inkwell-chaos-", ignore_cleanup_errors=True) as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.mark.timeout(1800)
+def test_servers_that_die_and_come_back_and_a_second_pipeline_lose_nothing(
+    tiny: tuple[str, ...], reachable: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool("initdb")
+    # Back while the flow still asks for them.
+    monkeypatch.setattr("benchmarks.chaos.disturbances._AWAY", {"server": 5.0, "database": 5.0})
+    found, said = _chaos(reachable, capsys, "--runs", "4", "--faults", "server,database,s3,two")
+    assert (found["chaos_runs"], found["chaos_lost"], found["chaos_missed"]) == (4, 0, 0)
+    for words in ("prefect-server killed", "postgres killed", "object-store killed", "a second pipeline ended with"):
+        assert words in said
+
+
+@pytest.mark.timeout(900)
+def test_a_pipeline_that_fails_although_nothing_was_broken_is_lost_and_not_drawn_again(
+    tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    with chaos.Grounds(tmp_path / "chaos") as grounds:
+        expected = grounds.undisturbed(smoke=False)
+        (tmp_path / "corpus.jsonl").unlink()
+        outcome = run_trial(grounds, Trial(0, "cache", smoke=False, seed="1:0"), expected)
+    assert (outcome["struck"], outcome["missed"]) == (False, [])
+    [why] = outcome["lost"]
+    assert why.startswith("nothing was broken, and the disturbed run ended with 1: ")
+    assert (tmp_path / "chaos" / "run-000" / "dvc.yaml").exists()  # kept for a look
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("number", "patience"), [(signal.SIGTERM, 20.0), (signal.SIGKILL, 40.0)])
+def test_a_trial_that_is_ended_leaves_nobody_at_work(
+    tiny: tuple[str, ...], tmp_path: Path, number: int, patience: float
+) -> None:
+    # All stages up to pretrain are ahead: what was left alone would go on for much longer than is waited for.
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from benchmarks.chaos import grounds as chaos\n"
+        "from benchmarks.chaos.trials import Trial, run_trial\n"
+        "from flows.processes import terminating\n"
+        "chaos.TINY = tuple(sys.argv[2:])\n"
+        "with terminating(), chaos.Grounds(Path(sys.argv[1])) as grounds:\n"
+        "    run_trial(grounds, Trial(0, 'stage', False, '1:0'), {})\n"
+    )
+    folder = tmp_path / "chaos"
+    benchmark = subprocess.Popen([sys.executable, "-c", script, str(folder), *tiny], start_new_session=True)
+    try:
+        deadline = time.monotonic() + 300
+        while not any("components.ingest" in command for command in alive_in(folder / "run-000")):
+            assert benchmark.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        benchmark.send_signal(number)
+        assert benchmark.wait(60) != 0
+    finally:
+        benchmark.kill()
+        benchmark.wait()
+    assert orphans(folder, patience=patience) == []
+
+
+def test_finished_runs_are_forgotten_by_name_or_when_they_are_lost(tmp_path: Path) -> None:
+    def parts() -> Parts:
+        return Parts(tmp_path, {"seed": 1}, "state")
+
+    for name, lost in (("run-000", []), ("run-001", ["data/raw is missing"]), ("run-002", []), ("reference-tiny", [])):
+        parts().done(name, partial(dict, lost=lost))
+    with pytest.raises(InkwellError, match="no such finished run"):
+        forget(parts(), ["run-000", "run-007"])
+    assert parts().names("*") == ["reference-tiny", "run-000", "run-001", "run-002"]
+    known = parts()
+    forget(known, ["lost", "run-002"])
+    assert known.names("*") == ["reference-tiny", "run-000"]
+    assert known.done("run-001", lambda: {"lost": []}) == {"lost": []}
+    forget(known, ["lost"])
+    assert known.names("run-*") == ["run-000", "run-001"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to run PostgreSQL as somebody else")
+def test_a_folder_that_postgres_cannot_enter_is_told_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tool("initdb")
+    tmp_path.chmod(0o700)
+    arguments = ("--only", "noop,chaos", "--faults", "stage,database", "--workspace", str(tmp_path / "operations"))
+    assert main(arguments) == 2
+    assert "the user postgres cannot enter" in capsys.readouterr().err
+    assert not (tmp_path / "operations" / "parts").exists()
+
+
 def test_tracking_is_switched_on_and_no_other_parameter_changes(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     before = (root / "params.yaml").read_text(encoding="utf-8")
@@ -267,6 +406,9 @@ def test_records_that_wait_or_are_there_twice_are_seen(tmp_path: Path, monkeypat
     assert wrong[0] == "MLflow holds the record 3 2 times"
     assert wrong[1:] == ["MLflow: tag never ended", "MLflow holds 0 finished runs of tag"]
     assert faults_of_records(tmp_path, env, "another", []) == ["MLflow knows no experiment another"]
+    # Where what kept the records may be what broke, nothing but what is missing is excused.
+    assert faults_of_records(tmp_path, env, "another", ["clean"], perhaps_none=True) == []
+    assert faults_of_records(tmp_path, env, "ours", ["clean"], perhaps_none=True) == wrong[:2]
 
     from components.tracking.spool import Record, milliseconds
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.chaos.services import Service, mlflow_server
+from benchmarks.chaos.services import prefect_server as prefect_server_of_chaos
 from components.progress import Bar
 from components.step import content_hash
 from flows.orchestration.links import REPORT, RUN, Links, page_of, where_to_look
@@ -50,9 +51,11 @@ def test_a_stage_shows_percent_time_and_loss_in_prefect(prefect_server: None) ->
     def training() -> None:
         progress = StageProgress("tiny_train")
         progress.line("  train:  25%, 1:30 left, loss 4.000")
+        assert progress.sent(60)
         progress._told = 0.0
         progress.line("  train:  50%, 1:00 left, loss 3.000")
         progress.line("  train:  51%, 0:59 left, loss 2.990")  # too soon for another request
+        assert progress.sent(60)
         told.append(progress)
 
     told: list[StageProgress] = []
@@ -63,10 +66,50 @@ def test_a_stage_shows_percent_time_and_loss_in_prefect(prefect_server: None) ->
         assert found[0].data == 50
         assert found[0].description == "train, 1:00 left, loss 3.000"
     told[0].end("tiny_train: ran", stands=True)
+    assert told[0].sent(60)
     with get_client(sync_client=True) as client:
         found = [artifact for artifact in client.read_artifacts() if artifact.key == "progress-tiny-train"]
         assert found[0].data == 100
         assert found[0].description == "tiny_train: ran, loss 2.990"
+
+
+@pytest.mark.timeout(600)
+def test_a_server_that_is_away_holds_no_stage_up_and_hears_the_latest_when_it_is_back(tmp_path: Path) -> None:
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    service, address = prefect_server_of_chaos(tmp_path / "server")
+
+    @flow
+    def training() -> tuple[float, float]:
+        progress = StageProgress("away")
+        progress.line("  train:  10%, 1:30 left, loss 4.000")
+        assert progress.sent(60)
+        service.kill()
+        began = time.monotonic()
+        for percent in range(30):
+            progress._told = 0.0  # each line would be told by itself
+            progress.line(f"  train:  {percent}%, 1:00 left, loss 3.000")
+        lines = time.monotonic() - began
+        progress.end("away: ran", stands=True)
+        ended = time.monotonic() - began - lines
+        service.start()
+        progress.line("  train: 100% in 2:00, loss 2.000")
+        assert progress.sent(180)  # Prefect's client is in the middle of its minute
+        return lines, ended
+
+    service.start()
+    try:
+        with temporary_settings({PREFECT_API_URL: address}):
+            lines, ended = training()
+            with get_client(sync_client=True) as client:
+                [found] = [artifact for artifact in client.read_artifacts() if artifact.key == "progress-away"]
+    finally:
+        service.stop()
+    assert lines < 5
+    assert ended < 10
+    assert (found.data, found.description) == (100, "train, loss 2.000")
 
 
 @dataclass(frozen=True)
@@ -140,7 +183,9 @@ def test_progress_carries_links_to_mlflow(
 
     @flow
     def training() -> None:
-        StageProgress("linked", links).line("  train:  25%, 1:30 left, loss 4.000")
+        progress = StageProgress("linked", links)
+        progress.line("  train:  25%, 1:30 left, loss 4.000")
+        assert progress.sent(60)
 
     training()
     with get_client(sync_client=True) as client:
