@@ -21,7 +21,7 @@ from components.configuration import Machine, Pretrain
 from components.configuration.training import Dial
 from components.corpus.packed import TokenShards
 from components.launch.processes import here
-from components.machine.hardware import choose_device
+from components.machine.devices import choose_device
 from components.model.architectures import build
 from components.model.folders import load_tokenizer
 from components.pretrain.beginning import begin

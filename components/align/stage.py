@@ -47,7 +47,7 @@ def run(context: Context) -> None:
     from components.align.optimization import encode_pairs, longest, optimize
     from components.atomic import atomic_folder
     from components.machine.cores import choose_threads
-    from components.machine.hardware import choose_bf16
+    from components.machine.facts import choose_bf16
     from components.model.folders import load_model, load_tokenizer, save_model
     from components.vocabulary.spelling import origin
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+# what calibration tries: fields of Choices
+CALIBRATED = ("precision", "threads", "fused", "attention", "micro_batch_parts")
 _ATTENTION = {"sdpa": "sdpa", "eager": "eager", "flash": "flash_attention_2"}
 
 

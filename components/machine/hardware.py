@@ -7,9 +7,7 @@ on this hardware.
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -18,29 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.atomic import atomic_file
-from components.errors import InkwellError
 from components.machine import precision as formats
-from components.machine.choices import Choices
+from components.machine.choices import CALIBRATED, Choices
+from components.machine.compiling import choose_compile, compiles
 from components.machine.cores import available_cores, choose_threads, cores_together
+from components.machine.devices import check, choose_device, flash_refusal, fused_modules
+from components.machine.facts import best_precision, machine_facts
 from components.machine.memory import device_memory, free_memory
 
 if TYPE_CHECKING:
     from components.configuration import Machine
     from components.machine.calibration import Calibration, Trial
-
-__all__ = [
-    "Choices",
-    "achieved",
-    "available_cores",
-    "by_rules",
-    "check",
-    "choose_bf16",
-    "choose_compile",
-    "choose_device",
-    "choose_threads",
-    "decide",
-    "fused_modules",
-]
 
 _FILE = "choices.json"
 _SHARE = 0.05  # of a run's expected time that calibrating it may take
@@ -49,8 +35,6 @@ _STARVED = 0.5  # share of the wanted cores below which threads wait for each ot
 _MEMORY = 0.4  # share of the free memory that a trial's copy of the model may take
 _EXPECTED = 0.25  # share of the products' rate that eager training reaches: only to foresee how long a run is
 _CARD_RATE = 1e13  # operations a second of an accelerator, for the same purpose
-_COMPILED_GAIN, _COMPILE_SECONDS = 1.4, 15.0  # before a machine has shown its own gain
-_COMPILED_TOKENS = 500_000  # where the rate is not known
 _PROCESSES_FROM = 600.0  # seconds that a run must be expected to take for its processes to be measured
 _PROCESSES_WORTH = 1.1
 _FACTS = {"onednn": "float32_onednn", "bf16": "bf16_products", "allocator": "allocator"}  # names of their gains
@@ -106,14 +90,10 @@ def _saved(path: Path) -> Choices | None:
 
 def _surroundings() -> dict[str, Any]:
     """What a run's choices hold for; libraries and the allocator may change under it. `cores`: of all its processes here."""
-    known = _here()
-    return {"processor": known["processor"], "cores": cores_together(), "accelerators": known["accelerators"]}
-
-
-def _here() -> dict[str, Any]:
     from components.machine.cache import machine_identity
 
-    return machine_identity()
+    known = machine_identity()
+    return {"processor": known["processor"], "cores": cores_together(), "accelerators": known["accelerators"]}
 
 
 def _given(machine: Machine) -> dict[str, Any]:
@@ -143,7 +123,7 @@ def by_rules(machine: Machine, tokens: int, rate: float) -> Choices:
     """
     device = choose_device(machine.device)
     check(machine, device)
-    choices = _ruled(machine, device, _facts(device))
+    choices = _ruled(machine, device, machine_facts(device))
     return replace(choices, compile=choose_compile(machine.compile, tokens, rate))
 
 
@@ -154,16 +134,16 @@ def _decided(machine: Machine, tokens: int, device: str, trial: Trial | None, ro
             f"  machine.device = cpu leaves a {fastest} device idle: auto would train on it (untested on this hardware)",
             flush=True,
         )
-    facts = _facts(device)
+    facts = machine_facts(device)
     choices = _ruled(machine, device, facts)
-    if device == "cpu" and choices.precision == "bf16" != _precision(device, facts):
+    if device == "cpu" and choices.precision == "bf16" != best_precision(device, facts):
         print(
             f"  machine.precision = bf16: this processor multiplies bf16 {facts['bf16']:.2f} x as fast as fp32; auto avoids it"
         )
     if trial is not None and machine.calibrate and device != "mps":
         choices = _calibrated(machine, choices, tokens, facts, trial, room)
     wanted = "off" if machine.compile == "auto" and trial is not None and not trial.compiles else machine.compile
-    return replace(choices, compile=_compiles(wanted, tokens, choices))
+    return replace(choices, compile=compiles(wanted, tokens, choices))
 
 
 def _ruled(machine: Machine, device: str, facts: Mapping[str, float]) -> Choices:
@@ -173,7 +153,7 @@ def _ruled(machine: Machine, device: str, facts: Mapping[str, float]) -> Choices
 
     chosen: dict[str, Any] = {
         "threads": choose_threads(machine.threads),
-        "precision": _precision(device, facts),
+        "precision": best_precision(device, facts),
         "float32_onednn": facts.get("onednn", 0.0) > formats.WORTH,
         **_given(machine),
     }
@@ -187,51 +167,12 @@ def _ruled(machine: Machine, device: str, facts: Mapping[str, float]) -> Choices
     )
 
 
-def _precision(device: str, facts: Mapping[str, float]) -> str:
-    """The one that pays: on processors as measured, elsewhere as the kind of device has it."""
-    if device != "cpu":
-        return formats.accelerator_precision(device)
-    return "bf16" if facts["bf16"] > formats.WORTH else "fp32"
-
-
-def _facts(device: str) -> dict[str, float]:
-    """What does not depend on the model, measured once a machine; two or three seconds. Nothing for other devices than processors.
-
-    onednn, bf16: gains of products, see `components.machine.precision`; rate: operations a second of those that pay; allocator: the
-    gain where memory is fresh, see `components.machine.allocator`, 0 where there is none. What is measured while others keep the
-    machine busy is used by this process and measured anew by the next.
-    """
-    if device != "cpu":
-        return {}
-    import torch
-
-    from components.machine.allocator import gain, remember_gain
-    from components.machine.cache import recall, remember
-    from components.machine.interference import interference
-
-    identity = _here()
-    known = recall("machine", identity) or {}
-    if all(isinstance(known.get(name), int | float) for name in ("onednn", "bf16", "rate", "allocator")):
-        return known
-    busy = interference(available_cores()).busy
-    onednn = formats.onednn_gain()
-    bf16 = formats.bf16_gain(onednn > formats.WORTH)
-    with formats.float32_by_onednn(onednn > formats.WORTH):
-        rate = formats.product_rate(torch.bfloat16 if bf16 > formats.WORTH else torch.float32)
-    found = {"onednn": onednn, "bf16": bf16, "rate": rate, "allocator": gain() or 0.0}
-    busy = busy or interference(available_cores()).busy  # it may have begun meanwhile
-    remember("machine", identity, found, lasting=not busy)
-    if not busy:
-        remember_gain(found["allocator"])
-    return found
-
-
 def _calibrated(
     machine: Machine, start: Choices, tokens: int, facts: Mapping[str, Any], trial: Trial, room: int | None
 ) -> Choices:
     """`start` with what is open measured, or as remembered from an earlier run of the same model on this machine."""
     from components.machine import calibration
-    from components.machine.cache import recall, remember
+    from components.machine.cache import machine_identity, recall, remember
 
     asked = machine.model_dump(mode="json", exclude={"calibrate", "compile", "parallel"})
     cores = available_cores()  # more than one process a core is never tried
@@ -240,7 +181,7 @@ def _calibrated(
         "here": start.processes,
         "room": cores if room is None else min(room, cores),
     }
-    identity = {**_here(), "asked": asked, "processes": parallel, "trial": trial.identity}
+    identity = {**machine_identity(), "asked": asked, "processes": parallel, "trial": trial.identity}
     start = replace(start, identity=identity)
     expected = tokens * trial.operations / (_EXPECTED * facts.get("rate", _CARD_RATE))
     seconds = min(calibration.SECONDS, _SHARE * expected)
@@ -272,7 +213,7 @@ def _calibrated(
         print(f"  {state}; what is measured now is used for this run and not remembered", flush=True)
     began = time.perf_counter()
     # eager steps say little about which modules, or how many rows at once, are faster once they are compiled
-    compiled = _compiles(machine.compile, tokens, start)
+    compiled = compiles(machine.compile, tokens, start)
     try:
         found = calibration.calibrate(
             start,
@@ -298,13 +239,10 @@ def _calibrated(
     text = "; ".join([*words, f"{rate:,.0f} tokens/s before compiling"])
     print(f"  calibrated in {measured['calibration_seconds']:.0f} s: {text}", flush=True)
     if (found.complete or seconds >= calibration.SECONDS) and not state.busy:
-        chosen = {name: getattr(best, name) for name in (*_CALIBRATED, "processes")}
+        chosen = {name: getattr(best, name) for name in (*CALIBRATED, "processes")}
         figures = {name: value for name, value in measured.items() if name != "calibration_seconds"}
         remember("choices", identity, {"chosen": chosen, "rate": rate, "measured": figures, "words": text})
     return replace(best, tokens_per_second=rate, measured={**start.measured, **measured})
-
-
-_CALIBRATED = ("precision", "threads", "fused", "attention", "micro_batch_parts")
 
 
 def _fits(trial: Trial, device: str) -> bool:
@@ -325,7 +263,7 @@ def _candidates(machine: Machine, start: Choices, trial: Trial, busy: bool) -> d
     if machine.fused == "auto" and start.fused == "auto" and trial.fused:
         found["fused"] = ("off",)
     if machine.attention == "auto" and not trial.fused:
-        flash = ("flash",) if _flash_refusal(start.device, start.precision) is None else ()
+        flash = ("flash",) if flash_refusal(start.device, start.precision) is None else ()
         found["attention"] = tuple(name for name in (*flash, "eager") if name in (*flash, *trial.attention))
     if machine.micro_batch_parts is None and start.device == "cpu":
         found["micro_batch_parts"] = tuple(parts for parts in trial.parts if parts > 1)
@@ -373,103 +311,3 @@ def _divided(found: Calibration, trial: Trial, room: int | None) -> tuple[Choice
         return found.choices, figures, words
     threads = max(1, available_cores() // division.processes)
     return replace(found.choices, processes=division.processes, threads=threads), figures, words
-
-
-def achieved(choices: Choices, tokens_per_second: float) -> dict[str, float]:
-    """Remember the rate that a whole run reached; the gain of compiling where it is known, for the run's metrics.
-
-    The next run of this model on this machine decides about compiling by it.
-    """
-    from components.machine.cache import learn
-
-    if not choices.identity or not tokens_per_second:
-        return {}
-    gain = learn(
-        _compile_identity(choices),
-        compiled=choices.compile,
-        rate=tokens_per_second,
-        calibrated=choices.tokens_per_second or None,
-    )
-    return {"gain_compile": round(gain, 4)} if gain else {}
-
-
-def _compile_identity(choices: Choices) -> dict[str, Any]:
-    return {**choices.identity, "chosen": {name: getattr(choices, name) for name in (*_CALIBRATED, "processes")}}
-
-
-def _compiles(wanted: str, tokens: int, choices: Choices) -> bool:
-    from components.machine.cache import learnt_compile_gain
-
-    gain = learnt_compile_gain(_compile_identity(choices)) if choices.identity else None
-    return choose_compile(wanted, tokens, choices.tokens_per_second or None, gain)
-
-
-def choose_compile(wanted: str, tokens: int, rate: float | None = None, gain: float | None = None) -> bool:
-    """Whether to use torch.compile: as asked, else where a C++ compiler is found and the run wins the time back.
-
-    rate: tokens a second of eager steps; gain: how many times as fast compiled ones were on this machine. Where nothing
-    is known, half a million tokens are enough: compiling costs about ten seconds on two cores, a few once they are cached.
-    """
-    compiler = next((name for name in ("g++", "c++", "clang++") if shutil.which(name)), None)
-    if wanted == "on" and compiler is None:
-        raise InkwellError("machine.compile = 'on' needs a C++ compiler (g++ or clang++): install one or use auto.")
-    if wanted != "auto":
-        return wanted == "on"
-    if compiler is None:
-        return False
-    if rate is None:
-        return tokens >= _COMPILED_TOKENS
-    return tokens / rate * (1 - 1 / (gain or _COMPILED_GAIN)) > _COMPILE_SECONDS
-
-
-def check(machine: Machine, device: str) -> None:
-    """Raise InkwellError where `machine` asks for what `device` does not have, or for two things that exclude each other."""
-    formats.check_precision(machine.precision, device)
-    fused_modules(machine)
-    if machine.attention == "flash":
-        precision = machine.precision if machine.precision != "auto" else None
-        reason = _flash_refusal(device, precision or (formats.accelerator_precision(device) if device != "cpu" else ""))
-        if reason:
-            raise InkwellError(f"machine.attention = 'flash' {reason}: use sdpa or auto.")
-
-
-def fused_modules(machine: Machine) -> str:
-    """`machine.fused`; off where it is open and something is asked for that only the model's own modules have.
-
-    Raises InkwellError where it is on even so: fused modules attend in their own way, and modules of float8 are the stock
-    ones in another dress, which fused ones would go past.
-    """
-    asked = f"machine.attention = {machine.attention!r}" if machine.attention != "auto" else ""
-    asked = "machine.precision = 'fp8'" if machine.precision == "fp8" else asked
-    if asked and machine.fused == "on":
-        raise InkwellError(f"machine.fused = 'on': {asked} is for the model's own modules; set machine.fused to auto.")
-    return "off" if asked else machine.fused
-
-
-def _flash_refusal(device: str, precision: str) -> str | None:
-    if device != "cuda":
-        return f"needs machine.device = cuda (it is {device!r} here)"
-    if precision not in ("bf16", "fp16"):
-        return f"works in bf16 and fp16 (machine.precision is {precision!r} here)"
-    if importlib.util.find_spec("flash_attn") is None:
-        return "needs the package flash-attn, which is not installed"
-    return None
-
-
-def choose_device(wanted: str) -> str:
-    """ "cpu", "cuda" or "mps"; "auto" takes an accelerator where there is one. cuda, mps: untested on this hardware."""
-    import torch
-
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if wanted == "auto":
-        return next(name for name in ("cuda", "mps", "cpu") if available[name])
-    if not available[wanted]:
-        raise InkwellError(f"machine.device = {wanted!r}: PyTorch sees no such device here; use cpu or auto.")
-    return wanted
-
-
-def choose_bf16(wanted: str, device: str) -> bool:
-    """Whether to multiply in bf16: as asked, else where it is truly faster; measured on a CPU, once a machine."""
-    if wanted != "auto":
-        return wanted == "bf16"
-    return _precision(device, _facts(device)) == "bf16"

@@ -9,7 +9,8 @@ from components.atomic import atomic_file
 from components.corpus.packed import TokenShards
 from components.launch.divided import Divided
 from components.launch.processes import here
-from components.machine.hardware import achieved, choose_device
+from components.machine.compiling import achieved
+from components.machine.devices import choose_device
 from components.model.folders import load_tokenizer, save_model
 from components.model.sampling import complete
 from components.pretrain.beginning import begin

@@ -12,7 +12,9 @@ from components.corpus.conversations import CONVERSATIONS_FILE, read_conversatio
 from components.corpus.documents import TRAIN, VALIDATION
 from components.errors import InkwellError
 from components.launch.processes import here
-from components.machine.hardware import achieved, choose_device, decide
+from components.machine.compiling import achieved
+from components.machine.devices import choose_device
+from components.machine.hardware import decide
 from components.machine.precision import has_bf16
 from components.model.folders import load_model, load_tokenizer, save_model
 from components.sft.data import ConversationSequences

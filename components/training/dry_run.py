@@ -77,7 +77,7 @@ def estimate(configuration: Configuration, cluster: Cluster, vocabulary: int) ->
     Raises InkwellError where the parameters contradict each other.
     """
     from components.launch.processes import Place
-    from components.machine.hardware import fused_modules
+    from components.machine.devices import fused_modules
     from components.training.rehearsal import rehearse
 
     parameters, machine = configuration.pretrain, configuration.machine

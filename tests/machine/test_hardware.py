@@ -18,8 +18,12 @@ import torch
 from components.configuration import Machine
 from components.errors import InkwellError
 from components.launch.processes import here, join_world
-from components.machine import allocator, cache, calibration, cores, hardware, precision
-from components.machine.hardware import Choices, achieved, available_cores, choose_compile, decide
+from components.machine import allocator, cache, calibration, cores, facts, hardware, precision
+from components.machine.choices import Choices
+from components.machine.compiling import achieved, choose_compile
+from components.machine.cores import available_cores
+from components.machine.devices import flash_refusal
+from components.machine.hardware import decide
 from components.machine.interference import Interference, interference
 from components.training.optimizers import muon_and_adamw
 from components.training.pinned import Division
@@ -76,7 +80,7 @@ def _optimizers(model: Any) -> list[Any]:
 
 def test_bf16_is_taken_where_it_multiplies_faster(rates: dict[torch.dtype, float], tmp_path: Path) -> None:
     assert decide(Machine(), 1, tmp_path).precision == "bf16"
-    assert hardware.choose_bf16("auto", "cpu")
+    assert facts.choose_bf16("auto", "cpu")
 
 
 @pytest.mark.parametrize("emulated", [2e9, 0.9e11, 1.1e11])
@@ -93,7 +97,7 @@ def test_bf16_is_never_taken_where_it_is_slower_or_hardly_faster(
             return super().rate(choices, seconds, whole)
 
     assert decide(Machine(), LONG, tmp_path, Tempting()).precision == "fp32"
-    assert not hardware.choose_bf16("auto", "cpu")
+    assert not facts.choose_bf16("auto", "cpu")
 
 
 def test_bf16_that_only_multiplies_faster_is_found_out(
@@ -434,7 +438,7 @@ def test_flash_attention_is_refused_where_it_is_not(
     monkeypatch: Any, device: str, kind: str, installed: bool, reason: str | None
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if installed else None)
-    found = hardware._flash_refusal(device, kind)
+    found = flash_refusal(device, kind)
     assert found is None if reason is None else (found or "").startswith(reason)
 
 

@@ -10,7 +10,8 @@ import torch
 
 from components.configuration import Machine
 from components.machine import precision
-from components.machine.hardware import Choices, decide
+from components.machine.choices import Choices
+from components.machine.hardware import decide
 
 
 def _processor(monkeypatch: pytest.MonkeyPatch, *abilities: str) -> None:

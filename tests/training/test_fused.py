@@ -14,7 +14,8 @@ from torch.nn import functional
 from components.configuration.training import Machine, Optimization, Parallel
 from components.errors import InkwellError
 from components.launch.processes import Place
-from components.machine.hardware import decide, fused_modules
+from components.machine.devices import fused_modules
+from components.machine.hardware import decide
 from components.model.architectures import new_model
 from components.model.forward import visible
 from components.training.averaging import WeightAverage
