@@ -6,14 +6,13 @@ and has no DVC remote: what is measured in it is this machine.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from components.errors import InkwellError
+from flows.orchestration.objects import names_of, whole
 from flows.workspace import COPIED
 
 
@@ -28,14 +27,15 @@ def copy_finished(finished: Path, folder: Path) -> Path:
     locked = {
         name: stage for name, stage in _stages(finished / "dvc.lock").items() if name.partition("@")[0] in described
     }
-    cache = _cache_of(finished)
+    cache = _cache(_settings(finished).get("dir") or finished / ".dvc" / "cache")
+    copied = _cache(folder / ".dvc" / "cache")
     back = restorable(finished)
     for name, stage in locked.items():
         known = _outputs(described.get(name, {}))
         for out in stage.get("outs", []):
             # Of a stage that can be restored the cache has what `cache: false` names, too.
             if name in back or known.get(out["path"], {}).get("cache", True):
-                _copy_cached(cache, folder / ".dvc" / "cache", str(out["path"]), str(out.get("md5") or ""))
+                _copy_cached(cache, copied, str(out["path"]), str(out.get("md5") or ""))
     stages = list(locked.values())
     named = {str(entry["path"]) for stage in stages for kind in ("deps", "outs") for entry in stage.get(kind, [])}
     named |= {str(name) for stage in stages for name in stage.get("params", {})}
@@ -82,38 +82,27 @@ def _settings(finished: Path) -> Mapping[str, Any]:
     return found
 
 
-def _cache_of(finished: Path) -> Path:
-    return Path(_settings(finished).get("dir") or finished / ".dvc" / "cache")
+def _cache(folder: str | Path) -> Any:
+    """DVC's cache in `folder`, opened without its repository, which would be written to."""
+    from dvc.fs import LocalFileSystem
+    from dvc_data.hashfile.db.local import LocalHashFileDB
+
+    return LocalHashFileDB(LocalFileSystem(), str(Path(folder) / "files" / "md5"))
 
 
-def _copy_cached(cache: Path, target: Path, path: str, value: str) -> None:
+def _copy_cached(cache: Any, target: Any, path: str, value: str) -> None:
     """Copy the files behind the hash `value` of the output `path` from one cache into the other, each held against its name."""
-    for name in _names(cache, path, value):
-        place = Path("files", "md5", name[:2], name[2:])
-        if (target / place).exists():
-            continue
-        _check_bytes(cache / place, path, name)
-        (target / place).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(cache / place, target / place)
-
-
-def _names(cache: Path, path: str, value: str) -> Iterator[str]:
-    """The hash itself, and those of a folder's files."""
-    yield value
-    if value.endswith(".dir"):
-        listed = cache / "files" / "md5" / value[:2] / value[2:]
-        _check_bytes(listed, path, value)
-        yield from (str(entry["md5"]) for entry in json.loads(listed.read_bytes()))
-
-
-def _check_bytes(file: Path, path: str, name: str) -> None:
     otherwise = "could not be restored: bring it back with `dvc fetch`, or leave --finished out."
-    if not name or not file.is_file():
-        raise InkwellError(f"{path} is not in DVC's cache ({file}) and {otherwise}")
-    with file.open("rb") as opened:
-        found = hashlib.file_digest(opened, "md5").hexdigest()
-    if found != name.removesuffix(".dir"):
-        raise InkwellError(f"{path} is damaged in DVC's cache ({file}) and {otherwise}")
+    for name in names_of(cache, value):
+        file, copied = Path(cache.oid_to_path(name)), Path(target.oid_to_path(name))
+        if not name or not file.is_file():
+            raise InkwellError(f"{path} is not in DVC's cache ({file}) and {otherwise}")
+        if copied.is_file():
+            continue
+        if not whole(cache, name):
+            raise InkwellError(f"{path} is damaged in DVC's cache ({file}) and {otherwise}")
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(file, copied)
 
 
 def _copy(finished: Path, folder: Path, name: Path) -> None:

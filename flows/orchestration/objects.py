@@ -21,19 +21,24 @@ def whole(cache: Any, value: str) -> bool:
         return False
 
 
-def drop_damaged(cache: Any, path: str, value: str) -> str | None:
-    """Remove from the cache what is damaged of the output `path`, whose hash is `value`; one sentence about it, None where nothing is.
-
-    What lacks is left to DVC, which fetches it or runs the stage: just that happens to what was removed as well.
-    """
+def names_of(cache: Any, value: str) -> list[str]:
+    """The hash `value` itself and, of a folder whose list is whole, those of its files."""
     from dvc_data.hashfile.hash_info import HashInfo
     from dvc_data.hashfile.tree import Tree
 
     names = [value]
     if value.endswith(".dir") and whole(cache, value):
         names += [str(info.value) for _, _, info in Tree.load(cache, HashInfo("md5", value))]
+    return list(dict.fromkeys(names))
+
+
+def drop_damaged(cache: Any, path: str, value: str) -> str | None:
+    """Remove from the cache what is damaged of the output `path`, whose hash is `value`; one sentence about it, None where nothing is.
+
+    What lacks is left to DVC, which fetches it or runs the stage: just that happens to what was removed as well.
+    """
     damaged = [
-        name for name in dict.fromkeys(names) if Path(cache.oid_to_path(name)).exists() and not whole(cache, name)
+        name for name in names_of(cache, value) if Path(cache.oid_to_path(name)).exists() and not whole(cache, name)
     ]
     for name in damaged:
         Path(cache.oid_to_path(name)).unlink(missing_ok=True)  # another stage may have met it too

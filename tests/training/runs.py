@@ -122,6 +122,26 @@ def held_run(folder: Path) -> Run:
     return Run(work, kept, RunLog(kept / "run.log"), resumes=any((work / "checkpoints").glob("rows-*")))
 
 
+def fitted(
+    training: Training,
+    folder: Path,
+    validate: Callable[[PreTrainedModel], dict[str, float]] = quick_validation,
+    sample: Callable[[PreTrainedModel], list[str]] = lambda model: [
+        f"{float(next(model.parameters()).detach().sum()):.6f}"
+    ],
+) -> Outcome:
+    """Do `training` in `folder`, going on from what lies there."""
+    return fit(
+        training,
+        label="tiny",
+        run=held_run(folder),
+        recorder=Recorder(),
+        validate=validate,
+        sample=sample,
+        save_model=lambda model, target: model.save_pretrained(target),
+    )
+
+
 def train(
     folder: Path,
     wrap: Callable[[Computation], Computation] | None = None,
@@ -132,15 +152,7 @@ def train(
     training = prepared(**parameters)
     if wrap is not None:
         training.computation = wrap(training.computation)
-    return fit(
-        training,
-        label="tiny",
-        run=held_run(folder),
-        recorder=Recorder(),
-        validate=validate,
-        sample=lambda model: [f"{float(next(model.parameters()).detach().sum()):.6f}"],
-        save_model=lambda model, target: model.save_pretrained(target),
-    )
+    return fitted(training, folder, validate)
 
 
 class Interfering:

@@ -10,9 +10,7 @@ import torch
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from components.tracking import Recorder
-from components.training.loop import fit
-from tests.training.runs import held_run, prepared, quick_validation
+from tests.training.runs import fitted, prepared, quick_validation
 
 NAME = "flash_stand_in"
 
@@ -45,15 +43,7 @@ def test_who_looks_at_a_model_and_who_gets_it_need_no_flash_attention(
         looks.append(model.config._attn_implementation)
         return [f"{quick_validation(model)['validation']:.6f}"]
 
-    outcome = fit(
-        training,
-        label="tiny",
-        run=held_run(tmp_path),
-        recorder=Recorder(),
-        validate=quick_validation,
-        sample=sample,
-        save_model=lambda model, target: model.save_pretrained(target),
-    )
+    outcome = fitted(training, tmp_path, sample=sample)
     assert looks == ["sdpa", "sdpa"]
     assert attention.calls == 2 * 12, "both layers, in the steps before the looks and in those after"
     assert outcome.model is not None

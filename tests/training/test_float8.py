@@ -15,9 +15,7 @@ from transformers import PreTrainedModel
 
 from components.machine import precision
 from components.machine.precision import leave_float8, without_float8
-from components.tracking import Recorder
-from components.training.loop import fit
-from tests.training.runs import held_run, prepared, quick_validation, tiny_decoder
+from tests.training.runs import fitted, prepared, quick_validation, tiny_decoder
 
 
 class Float8Linear(nn.Linear):
@@ -90,15 +88,7 @@ def test_who_looks_at_a_model_and_who_gets_it_need_no_float8(tmp_path: Path, ema
         looks.append(Float8Linear in _linear(model))
         return [f"{quick_validation(model)['validation']:.6f}"]
 
-    outcome = fit(
-        training,
-        label="tiny",
-        run=held_run(tmp_path),
-        recorder=Recorder(),
-        validate=quick_validation,
-        sample=sample,
-        save_model=lambda model, target: model.save_pretrained(target),
-    )
+    outcome = fitted(training, tmp_path, sample=sample)
     assert looks == [False, False]
     assert Float8Linear.calls == LAYERS * 12, "in the steps before the looks and in those after"
     assert outcome.model is not None
